@@ -1,0 +1,94 @@
+"""What every network of the package is: K stages with an exit after each."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from offramp.errors import ConfigError
+from offramp.shapes import State
+
+
+class NetConfig(Protocol):
+    """A frozen description of one network; enough to build it anew."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def image_channels(self) -> int: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    def build(self) -> "MultiExitNet":
+        """The network with freshly initialised weights."""
+        ...
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed, checked anew."""
+        ...
+
+
+class MultiExitNet(nn.Module, ABC):
+    """K stages and K exits; an answer can be taken at any of them.
+
+    A plain classifier is the case K = 1. Stages are run with :meth:`step`, or lazily with :meth:`walk`.
+    """
+
+    stages: nn.ModuleList
+    config: NetConfig
+
+    @property
+    def num_exits(self) -> int:
+        """K."""
+        return len(self.stages)
+
+    @abstractmethod
+    def start(self, images: Tensor) -> State:
+        """State before stage 0, for normalised images (N, C, H, W)."""
+
+    def step(self, k: int, state: State) -> tuple[State, Tensor]:
+        """Run stage k; returns the next state and the logits (N, C) of exit k."""
+        result: tuple[State, Tensor] = self.stages[k](state)
+        return result
+
+    @abstractmethod
+    def direct(self, k: int, images: Tensor) -> Tensor:
+        """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+
+    def take(self, state: State, rows: Tensor) -> State:
+        """The state of the samples ``rows`` (indices, (M,)), in that order."""
+        return tuple(None if part is None else part.index_select(0, rows) for part in state)
+
+    def walk(self, images: Tensor) -> Iterator[Tensor]:
+        """Yield the logits (N, C) of exit 0, 1, … and compute only what is asked for."""
+        state = self.start(images)
+        for k in range(self.num_exits):
+            state, logits = self.step(k, state)
+            yield logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (K, N, C) of all exits."""
+        return torch.stack(list(self.walk(images)))
+
+
+def check_images(images: Tensor, channels: int, smallest: int) -> None:
+    """Refuse a batch the network cannot take.
+
+    Raises:
+        ConfigError: not (N, channels, H, W), or a side shorter than ``smallest`` pixels.
+    """
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise ConfigError(
+            f"images of shape {tuple(images.shape)}: this network wants (N, {channels}, H, W); "
+            "give a batch of normalised images, channels first"
+        )
+    height, width = images.shape[2:]
+    if min(height, width) < smallest:
+        raise ConfigError(
+            f"images of {height}x{width} pixels: this network wants at least {smallest} a side, "
+            "so that its coarsest scale keeps a pixel; enlarge the images"
+        )

@@ -1,0 +1,126 @@
+"""The frozen description of an MSDNet and the rules it must keep."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self, get_args
+
+from offramp.errors import ConfigError
+from offramp.nets.base import MultiExitNet
+
+Spacing = Literal["even", "linear"]
+Pruning = Literal["max", "min"]
+Stem = Literal["small", "large"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MSDNetConfig:
+    """One multi-scale dense network (Huang et al., arXiv:1703.09844, §4 and appendix).
+
+    ``scale_factors`` and ``bottleneck_factors`` have one entry per scale, finest first; their number is the number of
+    scales S. A scale s carries ``channels * scale_factors[s]`` channels at first and grows by
+    ``growth_rate * scale_factors[s]`` per layer.
+    """
+
+    family: ClassVar[str] = "msdnet"
+
+    exits: int
+    """K, the number of stages and exits."""
+    base: int
+    """Layers before exit 0."""
+    step: int
+    """Spacing of the exits, in layers."""
+    spacing: Spacing = "even"
+    """``even``: stage k > 0 has ``step`` layers. ``linear``: it has ``step * k + 1``."""
+    channels: int = 16
+    growth_rate: int = 6
+    scale_factors: tuple[int, ...] = (1, 2, 4)
+    bottleneck_factors: tuple[int, ...] = (1, 2, 4)
+    bottleneck: bool = True
+    """1x1 convolution before each 3x3 one."""
+    reduction: float = 0.5
+    """Share of channels kept by a transition; 0 builds no transitions."""
+    pruning: Pruning = "max"
+    """``max`` drops the finest scale after each S-th of the depth, ``min`` only what the last exit cannot use."""
+    stem: Stem = "small"
+    """``small``: 3x3 stride 1, exits of 128 channels. ``large``: 7x7 stride 2 and max pool, exits as wide as their input."""
+    image_channels: int = 3
+    image_size: int = 32
+    """Side in pixels that costs are quoted for; larger and smaller images work too."""
+    num_classes: int = 10
+
+    def __post_init__(self) -> None:
+        for field in ("exits", "base", "step", "channels", "growth_rate", "image_channels"):
+            _check_at_least(field, getattr(self, field), 1)
+        _check_at_least("num_classes", self.num_classes, 2)
+        for field, choices in (("spacing", Spacing), ("pruning", Pruning), ("stem", Stem)):
+            _check_choice(field, getattr(self, field), get_args(choices))
+        _check_factors(self)
+        if not 0 <= self.reduction <= 1:
+            raise ConfigError(f"reduction={self.reduction}: the share of channels kept, between 0 (no transitions) and 1")
+        _check_at_least("image_size", self.image_size, self.smallest_image)
+
+    @property
+    def num_scales(self) -> int:
+        """S."""
+        return len(self.scale_factors)
+
+    @property
+    def stage_layers(self) -> tuple[int, ...]:
+        """Layers of each stage, (K,); the seeding layer is not counted."""
+        later = (self.step if self.spacing == "even" else self.step * k + 1 for k in range(1, self.exits))
+        return (self.base, *later)
+
+    @property
+    def num_layers(self) -> int:
+        """Depth in layers; the seeding layer is not counted."""
+        return sum(self.stage_layers)
+
+    @property
+    def smallest_image(self) -> int:
+        """Shortest side in pixels for which every scale is still coarser than the one before."""
+        return int(2 ** (self.num_scales - 1) * (4 if self.stem == "large" else 1))
+
+    def build(self) -> MultiExitNet:
+        """The network, with He fan-out initialisation."""
+        from offramp.nets.msdnet.net import MSDNet
+
+        return MSDNet(self)
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some fields changed, checked anew."""
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _check_at_least(field: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{field}={value!r}: an MSDNet wants a whole number of at least {least} here")
+
+
+def _check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{field}={value!r}: choose one of {', '.join(choices)}")
+
+
+def _check_factors(config: MSDNetConfig) -> None:
+    for field in ("scale_factors", "bottleneck_factors"):
+        factors = getattr(config, field)
+        if not isinstance(factors, tuple) or not factors:
+            raise ConfigError(f"{field}={factors!r}: give a tuple with one whole number per scale, finest first")
+        for factor in factors:
+            _check_at_least(field, factor, 1)
+    if len(config.bottleneck_factors) != config.num_scales:
+        raise ConfigError(
+            f"bottleneck_factors={config.bottleneck_factors}: wants one entry per scale, "
+            f"and scale_factors has {config.num_scales}"
+        )
+    for scale, factor in enumerate(config.scale_factors[1:], start=1):
+        if config.growth_rate * factor % 2:
+            raise ConfigError(
+                f"growth_rate={config.growth_rate}: growth times scale factor is {config.growth_rate * factor} at scale "
+                f"{scale} and must be even there, since two paths make half of it each"
+            )
+    if math.prod((config.reduction, config.channels)) and config.reduction * config.channels < 1:
+        raise ConfigError(
+            f"reduction={config.reduction}: leaves less than one of {config.channels} channels; raise reduction or channels"
+        )

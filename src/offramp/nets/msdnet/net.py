@@ -1,0 +1,136 @@
+"""The MSDNet itself: a dumb builder over the plan."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from offramp.nets.base import MultiExitNet, check_images
+from offramp.nets.layers import ConvNormReLU, Exit, he_fan_out_
+from offramp.nets.msdnet.config import MSDNetConfig
+from offramp.nets.msdnet.plan import CellKey, CellPlan, StagePlan, plan
+from offramp.shapes import State
+
+Maps = list[Tensor | None]
+"""The newest map of each scale, finest first; before layer 0 the images stand at scale 0."""
+
+
+class Seed(nn.Module):
+    """A cell of layer 0: scale 0 from the images, every other scale from the one before it."""
+
+    def __init__(self, cell: CellPlan, large_stem: bool) -> None:
+        super().__init__()
+        self.scale = cell.scale
+        if cell.scale == 0 and large_stem:
+            self.conv: nn.Module = nn.Sequential(
+                ConvNormReLU(cell.in_channels, cell.new_channels, 7, stride=2), nn.MaxPool2d(3, 2, 1)
+            )
+        else:
+            self.conv = ConvNormReLU(cell.in_channels, cell.new_channels, 3, stride=1 if cell.scale == 0 else 2)
+
+    def forward(self, maps: Maps) -> Tensor:
+        """(N, C, H, W) of this scale."""
+        out: Tensor = self.conv(maps[max(0, self.scale - 1)])
+        return out
+
+
+class Cell(nn.Module):
+    """A cell of an ordinary layer: its input, then the finer scale's path, then its own, concatenated."""
+
+    def __init__(self, cell: CellPlan, config: MSDNetConfig) -> None:
+        super().__init__()
+        self.scale = cell.scale
+        out = cell.new_channels // 2 if cell.finer_channels else cell.new_channels
+        factors = config.bottleneck_factors if config.bottleneck else None
+        self.down = (
+            _path(cell.finer_channels, out, factors and factors[cell.scale - 1], stride=2) if cell.finer_channels else None
+        )
+        self.normal = _path(cell.in_channels, out, factors and factors[cell.scale], stride=1)
+        self.transition = (
+            ConvNormReLU(cell.in_channels + cell.new_channels, cell.transition_channels, 1)
+            if cell.transition_channels
+            else None
+        )
+
+    def forward(self, maps: Maps) -> Tensor:
+        """(N, C, H, W) of this scale, from the maps one layer before."""
+        own = maps[self.scale]
+        finer = () if self.down is None else (self.down(maps[self.scale - 1]),)
+        out = torch.cat([own, *finer, self.normal(own)], dim=1)  # type: ignore[list-item]
+        return out if self.transition is None else self.transition(out)  # type: ignore[no-any-return]
+
+
+def _path(in_channels: int, out_channels: int, bottleneck_factor: int | None, stride: int) -> nn.Sequential:
+    """Optional 1x1 bottleneck, then 3x3. Its width is counted from the path's own output (public code does so too)."""
+    if bottleneck_factor is None:
+        return ConvNormReLU(in_channels, out_channels, 3, stride)
+    middle = min(in_channels, bottleneck_factor * out_channels)
+    return nn.Sequential(ConvNormReLU(in_channels, middle, 1), ConvNormReLU(middle, out_channels, 3, stride))
+
+
+class Stage(nn.Module):
+    """The cells that exit k needs and no earlier exit needed, then exit k."""
+
+    def __init__(self, stage: StagePlan, config: MSDNetConfig) -> None:
+        super().__init__()
+        large = config.stem == "large"
+        self.plan = stage
+        self.cells = nn.ModuleDict(
+            {cell_name(c.key): Seed(c, large) if c.layer == 0 else Cell(c, config) for c in stage.cells}
+        )
+        self.exit = Exit(stage.exit_channels, stage.exit_channels if large else 128, config.num_classes)
+
+    def forward(self, state: State) -> tuple[State, Tensor]:
+        """The next state and the logits (N, C)."""
+        maps = list(state)
+        for cell in self.cells.values():
+            maps[cell.scale] = cell(maps)
+        logits = self.exit(maps[-1])
+        return tuple(m if scale in self.plan.keeps else None for scale, m in enumerate(maps)), logits
+
+
+class MSDNet(MultiExitNet):
+    """Multi-scale dense network, lazy by construction (Huang et al., arXiv:1703.09844).
+
+    Args:
+        config: what to build.
+        planner: which cells each stage computes; :func:`~offramp.nets.msdnet.plan.plain_plan` gives the network of the
+            public code, for comparison.
+    """
+
+    def __init__(
+        self, config: MSDNetConfig, planner: Callable[[MSDNetConfig], tuple[StagePlan, ...]] = plan
+    ) -> None:
+        super().__init__()
+        self.config: MSDNetConfig = config
+        self.stages = nn.ModuleList(Stage(stage, config) for stage in planner(config))
+        he_fan_out_(self)
+
+    def cells(self) -> Iterator[tuple[CellKey, nn.Module]]:
+        """Every cell with its (layer, scale), in the order of the stages."""
+        for stage in self.stages:
+            assert isinstance(stage, Stage)
+            for cell_plan in stage.plan.cells:
+                yield cell_plan.key, stage.cells[cell_name(cell_plan.key)]
+
+    def start(self, images: Tensor) -> State:
+        """State before stage 0: the images, normalised (N, C, H, W), at the place of scale 0."""
+        check_images(images, self.config.image_channels, self.config.smallest_image)
+        return (images, *[None] * (self.config.num_scales - 1))
+
+    def direct(self, k: int, images: Tensor) -> Tensor:
+        """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
+        stage = self.stages[k]
+        assert isinstance(stage, Stage)
+        cells = dict(self.cells())
+        maps = list(self.start(images))
+        for key in stage.plan.direct:
+            maps[key[1]] = cells[key](maps)
+        logits: Tensor = stage.exit(maps[-1])
+        return logits
+
+
+def cell_name(key: CellKey) -> str:
+    """Name of a cell inside its stage; part of the state-dict keys."""
+    layer, scale = key
+    return f"layer{layer}_scale{scale}"
