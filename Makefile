@@ -1,0 +1,45 @@
+# Everything runs in .venv, which `make setup` (and any other target, when it is missing or stale) creates.
+# Some environments forbid .pyc files; without them every `import torch` takes twice as long.
+export PYTHONDONTWRITEBYTECODE =
+export OMP_NUM_THREADS ?= 2
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := data,dev
+
+.PHONY: setup test test-all demo bench lint types imports pytest clean
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q uv
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install -q --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
+	touch $@
+
+test: lint types imports pytest
+
+lint: setup
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+
+types: setup
+	$(BIN)/mypy
+
+imports: setup
+	$(BIN)/lint-imports
+
+pytest: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow" --cov --cov-report=term --cov-fail-under=90
+
+test-all: test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow
+
+demo: setup
+	$(BIN)/offramp demo --out runs/demo
+
+bench: setup
+	$(BIN)/python benchmarks/stages.py
+
+clean:
+	rm -rf .venv dist build runs/demo

@@ -1,0 +1,5 @@
+"""``python -m offramp``."""
+
+from offramp.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Data sets, preprocessing and augmentation; a new data set is one file with ``SOURCES``."""

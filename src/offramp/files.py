@@ -1,0 +1,70 @@
+"""Writing files so that a reader never sees half of one."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from offramp.errors import ArtifactError
+
+
+def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside ``path``, flush to disk, then rename: afterwards there is the old file or the whole new one.
+
+    Raises:
+        ArtifactError: the folder cannot be written or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                write(file)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); check the folder and the disk") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write readable JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """Read a JSON file of ours, checking ``format`` and ``version``.
+
+    Raises:
+        ArtifactError: missing, damaged, of another format, or written by a newer release.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read as JSON ({error}); the file is damaged, make it anew") from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path}: holds no {kind}; check the path")
+    check_format(path, value.get("format"), value.get("version"), kind, version)
+    return value
+
+
+def check_format(path: Path, found_kind: object, found_version: object, kind: str, version: int) -> None:
+    """Refuse files of another format or of a newer release by name."""
+    if found_kind != kind or not isinstance(found_version, int):
+        raise ArtifactError(f"{path}: format {found_kind!r} is not {kind!r}; check the path")
+    if found_version > version:
+        raise ArtifactError(
+            f"{path}: {kind} version {found_version} is newer than this offramp understands ({version}); upgrade offramp"
+        )

@@ -1,0 +1,1 @@
+"""What answers cost: multiply-accumulates and time."""

@@ -1,0 +1,1 @@
+"""Network families, one module or package each, with ``CONFIG`` and ``VARIANTS``."""

@@ -1,0 +1,1 @@
+"""Readers of published checkpoint formats, one file each, with ``READERS``."""

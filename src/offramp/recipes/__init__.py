@@ -1,0 +1,1 @@
+"""Trainings as values, one file per data set, with ``RECIPES``."""

@@ -1,0 +1,36 @@
+"""Training checkpoints: everything a resumed run needs, written atomically, read without unpickling code."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offramp.errors import ArtifactError
+from offramp.files import check_format, write_atomic
+
+FORMAT, VERSION = "offramp-checkpoint", 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write ``state`` (tensors and plain values) to ``path``."""
+    write_atomic(path, lambda file: torch.save({"format": FORMAT, "version": VERSION, **state}, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What :func:`save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        ArtifactError: missing, damaged, not one of ours, or from a newer release.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: there is no checkpoint to resume from; leave --resume out") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{path}: the checkpoint is damaged ({reason}); start the run anew") from None
+    if not isinstance(state, dict):
+        raise ArtifactError(f"{path}: not an offramp checkpoint; check the path")
+    check_format(path, state.get("format"), state.get("version"), FORMAT, VERSION)
+    return state
