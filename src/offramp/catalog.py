@@ -28,7 +28,9 @@ def entries(package: str, constant: str) -> dict[str, Any]:
     for module in (*own, *foreign):
         for name, entry in getattr(module, constant, {}).items():
             if name in found:
-                raise ConfigError(f"'{name}' is defined twice in the catalog '{package}'; rename the one in {module.__name__}")
+                raise ConfigError(
+                    f"'{name}' is defined twice in the catalog '{package}'; rename the one in {module.__name__}"
+                )
             found[name] = entry
     return found
 
@@ -51,4 +53,4 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3)
     if near:
         return "did you mean " + " or ".join(f"'{one}'" for one in near) + "?"
-    return "there are: " + ", ".join(names)
+    return "there are: " + ", ".join(names) if names else "there are none"

@@ -32,7 +32,7 @@ class Costs:
     """How they were obtained, where that is not plain."""
 
     def __post_init__(self) -> None:
-        if not self.at_exit or min(self.at_exit) <= 0:
+        if not self.at_exit or not all(0 < cost < float("inf") for cost in self.at_exit):
             raise ConfigError(f"costs {self.at_exit}: give one positive cost per exit")
         if self.kind == "cumulative" and any(b <= a for a, b in pairwise(self.at_exit)):
             raise ConfigError(f"costs {self.at_exit}: cumulative costs must increase from exit to exit")

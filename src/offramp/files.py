@@ -18,18 +18,22 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                write(file)  # type: ignore[arg-type]
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        written = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+            written.chmod(0o644)
+            written.replace(path)
+        except BaseException:
+            written.unlink()
+            raise
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror or error}); check the folder and the disk") from error
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror or error}); check the folder and the disk"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,7 +53,7 @@ def read_json(path: Path, kind: str, version: int) -> dict[str, Any]:
         ArtifactError: missing, damaged, of another format, or written by a newer release.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file; check the path") from None
     except (OSError, ValueError) as error:

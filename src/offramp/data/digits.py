@@ -15,7 +15,7 @@ from offramp.data.source import SourceSpec, Split
 TEST_IMAGES = 360
 
 
-def _read(_root: Path | None, part: Literal["train", "test"]) -> tuple[tuple[str, ...], Split]:
+def _read(_root: Path | None, part: Literal["train", "test"]) -> Split:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -23,9 +23,11 @@ def _read(_root: Path | None, part: Literal["train", "test"]) -> tuple[tuple[str
     rows = order[:TEST_IMAGES] if part == "test" else order[TEST_IMAGES:]
     scans = (digits.images[rows] * (255 / 16)).round().astype(np.uint8)
     images = np.stack([np.asarray(Image.fromarray(scan).resize((32, 32), Image.Resampling.BICUBIC)) for scan in scans])
-    return tuple("0123456789"), Split(images[..., None], digits.target[rows].astype(np.int64))
+    return Split(images[..., None], digits.target[rows].astype(np.int64))
 
 
 SOURCES = {
-    "digits": SourceSpec("digits", Preprocessing(32, (0.305,), (0.378,)), holdout=237, needs_root=False, read=_read)
+    "digits": SourceSpec(
+        "digits", tuple("0123456789"), Preprocessing(32, (0.309,), (0.348,)), holdout=237, needs_root=False, read=_read
+    )
 }

@@ -17,28 +17,44 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read_part(folder: Path, part: Literal["train", "test"], *, size: int, mode: str) -> tuple[tuple[str, ...], Split]:
-    """Class names and images of ``folder/part-*.parquet``.
+def read_part(
+    folder: Path,
+    part: Literal["train", "test"],
+    classes: tuple[str, ...],
+    *,
+    labels: tuple[str, ...],
+    size: int,
+    mode: str,
+) -> Split:
+    """The images of ``folder/part-*.parquet``.
 
     Args:
         folder: holds the files, e.g. ``cifar10``.
         part: official part of the data set.
+        classes: names the files must give the labels, (C,).
+        labels: names the label column may have.
         size: side in pixels every image must have.
         mode: Pillow colour mode the images are converted to.
 
     Raises:
-        DataError: no such files, no image or label column, an image that cannot be decoded or has another size.
+        DataError: no such files, no image or label column, other classes, an image that cannot be decoded or has another size.
         MissingExtraError: pyarrow is not installed.
     """
     table = _read_table(folder, part)
-    images = _column(folder, table, ("img", "image"))
-    labels = _column(folder, table, ("label", "fine_label"))
-    names = _class_names(folder, table.schema, labels)
-    values = np.asarray(table[labels], np.int64)
-    if values.min() < 0 or values.max() >= len(names):
-        raise DataError(f"{folder}: labels {values.min()} … {values.max()} for {len(names)} class names; the copy is damaged")
-    cells = (cell.as_py() for cell in table[images])
-    return names, Split(_decode(folder, part, cells, table.num_rows, size, mode), values)
+    image = _column(folder, table, ("img", "image"))
+    label = _column(folder, table, labels)
+    names = _class_names(folder, table.schema, label)
+    if names != classes:
+        raise DataError(
+            f"{folder}: class names {', '.join(names[:3])} … ({len(names)}) are not those of {folder.name}; check the path"
+        )
+    values = np.asarray(table[label], np.int64)
+    if len(values) == 0 or values.min() < 0 or values.max() >= len(names):
+        raise DataError(
+            f"{folder}: {len(values)} labels must lie in 0 … {len(names) - 1}; the copy is damaged, get it anew"
+        )
+    cells = (cell.as_py() for cell in table[image])
+    return Split(_decode(folder, part, cells, len(values), size, mode), values)
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
@@ -46,10 +62,14 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ModuleNotFoundError:
-        raise MissingExtraError("reading Parquet needs pyarrow, which is not installed: pip install 'offramp[data]'") from None
+        raise MissingExtraError(
+            "reading Parquet needs pyarrow, which is not installed: pip install 'offramp[data]'"
+        ) from None
     files = sorted(folder.glob(f"{part}-*.parquet"))
     if not files:
-        raise DataError(f"{folder}: no {part}-*.parquet there; check --data-root (it is the folder above {folder.name})")
+        raise DataError(
+            f"{folder}: no {part}-*.parquet there; check --data-root (it is the folder above {folder.name})"
+        )
     try:
         return pa.concat_tables([pq.read_table(file) for file in files])
     except (pa.ArrowException, OSError) as error:
@@ -60,7 +80,7 @@ def _column(folder: Path, table: "pa.Table", names: tuple[str, ...]) -> str:
     for name in names:
         if name in table.column_names:
             return name
-    raise DataError(f"{folder}: columns {table.column_names}, wanted one of {', '.join(names)}; not an image data set")
+    raise DataError(f"{folder}: columns {', '.join(table.column_names)}, wanted {' or '.join(names)}; check the path")
 
 
 def _class_names(folder: Path, schema: "pa.Schema", label_column: str) -> tuple[str, ...]:
@@ -81,9 +101,11 @@ def _decode(
         try:
             with Image.open(io.BytesIO(cell["bytes"])) as image:
                 pixels = np.asarray(image.convert(mode))
-        except (OSError, SyntaxError, TypeError, ValueError) as error:
+        except (KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
             raise DataError(f"{folder}: {part} image {row} cannot be decoded ({error}); get the files anew") from None
         if pixels.shape[:2] != (size, size):
-            raise DataError(f"{folder}: {part} image {row} is {pixels.shape[1]}x{pixels.shape[0]}, wanted {size}x{size}")
+            raise DataError(
+                f"{folder}: {part} image {row} is {pixels.shape[1]}x{pixels.shape[0]}, wanted {size}x{size}"
+            )
         out[row] = pixels.reshape(size, size, -1)
     return out

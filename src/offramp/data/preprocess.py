@@ -75,7 +75,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> "Preprocessing":
         """The inverse of :meth:`to_json`."""
-        size, mean, std = fields["image_size"], fields["mean"], fields["std"]
+        size, mean, std = fields.get("image_size"), fields.get("mean"), fields.get("std")
         if not isinstance(size, int) or not isinstance(mean, list) or not isinstance(std, list):
             raise ConfigError(f"preprocessing {fields}: wants image_size (int), mean and std (lists)")
         return cls(size, tuple(map(float, mean)), tuple(map(float, std)))
@@ -91,8 +91,13 @@ class Preprocessing:
 
     def _fit(self, image: str | Path | Image.Image) -> NDArray[np.uint8]:
         if not isinstance(image, Image.Image):
+            if not isinstance(image, str | Path):
+                raise DataError(f"{type(image).__name__} among the images: give paths, PIL images or one uint8 array")
             return self._fit(open_image(Path(image)))
-        upright = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        upright = upright.convert("L" if self.channels == 1 else "RGB")
         if upright.size != (self.image_size, self.image_size):
             upright = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(upright, np.uint8).reshape(self.image_size, self.image_size, self.channels)

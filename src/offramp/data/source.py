@@ -26,7 +26,9 @@ class Split:
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.images)} images and {len(self.labels)} labels: there must be one label per image")
+            raise DataError(
+                f"{len(self.images)} images and {len(self.labels)} labels: there must be one label per image"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,18 +43,22 @@ class SourceSpec:
     """How to read one data set; entries of ``SOURCES`` in the modules of this package."""
 
     name: str
+    classes: tuple[str, ...]
+    """Class names, (C,)."""
     preprocessing: Preprocessing
     holdout: int
     """Training images set aside for the calibrate split."""
     needs_root: bool
     """Whether it lives in a folder the user has to name."""
-    read: Callable[[Path | None, Literal["train", "test"]], tuple[tuple[str, ...], Split]]
-    """(data root, official part) → class names and images."""
+    read: Callable[[Path | None, Literal["train", "test"]], Split]
+    """(data root, official part) → images."""
 
     def open(self, data_root: Path | None = None, seed: int = 0) -> "Source":
         """The data set under ``data_root``, its hold-out drawn with ``seed``. Images are read when first asked for."""
         if self.needs_root and data_root is None:
-            raise DataError(f"data set '{self.name}' lives in a folder of yours; name the one above it with --data-root")
+            raise DataError(
+                f"data set '{self.name}' lives in a folder of yours; name the one above it with --data-root"
+            )
         return Source(self, data_root, seed)
 
 
@@ -80,14 +86,14 @@ class Source:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, (C,)."""
-        return self._training_part[0]
+        return self.spec.classes
 
     def split(self, name: SplitName) -> Split:
         """The images of one split."""
         if name == "test":
             return self._test_part
         rows = self.calibrate_indices if name == "calibrate" else self._order[: -self.spec.holdout]
-        return self._training_part[1].take(rows)
+        return self._training_part.take(rows)
 
     @property
     def calibrate_indices(self) -> NDArray[np.int64]:
@@ -95,19 +101,19 @@ class Source:
         return np.sort(self._order[-self.spec.holdout :])
 
     @cached_property
-    def _training_part(self) -> tuple[tuple[str, ...], Split]:
-        classes, split = self.spec.read(self._root, "train")
+    def _training_part(self) -> Split:
+        split = self.spec.read(self._root, "train")
         if len(split) <= self.spec.holdout:
             raise DataError(
                 f"data set '{self.name}' has {len(split)} training images, its hold-out wants {self.spec.holdout}; "
                 "the copy is incomplete"
             )
-        return classes, split
+        return split
 
     @cached_property
     def _test_part(self) -> Split:
-        return self.spec.read(self._root, "test")[1]
+        return self.spec.read(self._root, "test")
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:
-        return np.random.default_rng(self.seed).permutation(len(self._training_part[1])).astype(np.int64)
+        return np.random.default_rng(self.seed).permutation(len(self._training_part)).astype(np.int64)

@@ -41,7 +41,7 @@ def exit_indices(confidence: Scores, thresholds: tuple[float, ...]) -> NDArray[n
     """The first exit whose confidence reaches its threshold, (N,); the last exit takes all that are left."""
     passed = confidence >= np.asarray(thresholds, np.float32)[:, None]
     passed[-1] = True
-    return passed.argmax(0).astype(np.int64)
+    return np.asarray(passed.argmax(0), np.int64)
 
 
 def simulate(confidence: Scores, correct: Flags, thresholds: tuple[float, ...], costs: Costs) -> Outcome:

@@ -56,7 +56,5 @@ def paper_sweep(fit: tuple[Scores, Flags], apply: tuple[Scores, Flags], costs: C
     points = []
     for p in range(1, 40):
         thresholds = paper_thresholds(fit[0], paper_shares(p, len(fit[0])))
-        points.append(
-            SweepPoint(p, thresholds, simulate(*fit, thresholds, costs), simulate(*apply, thresholds, costs))
-        )
+        points.append(SweepPoint(p, thresholds, simulate(*fit, thresholds, costs), simulate(*apply, thresholds, costs)))
     return points

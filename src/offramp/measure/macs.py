@@ -34,9 +34,7 @@ def count_macs(module: nn.Module) -> Iterator[MacCount]:
         elif isinstance(layer, nn.Linear):
             count.macs += output.numel() * layer.in_features
 
-    hooks = [
-        layer.register_forward_hook(add) for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
+    hooks = [layer.register_forward_hook(add) for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     try:
         yield count
     finally:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from offramp.shapes import State
 
 class NetConfig(Protocol):
     """A frozen description of one network; enough to build it anew."""
+
+    family: ClassVar[str]
 
     @property
     def num_classes(self) -> int: ...
@@ -27,8 +29,21 @@ class NetConfig(Protocol):
         """The network with freshly initialised weights."""
         ...
 
+    def build_plain(self) -> "MultiExitNet":
+        """The network as public code evaluates it, computing what no exit asked for; for comparison of costs."""
+        ...
+
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, checked anew."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        ...
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Training checkpoints: everything a resumed run needs, written atomically, read without unpickling code."""
 
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ArtifactError: missing, damaged, not one of ours, or from a newer release.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            if (part := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(part)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ArtifactError(f"{path}: there is no checkpoint to resume from; leave --resume out") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise ArtifactError(f"{path}: the checkpoint is damaged ({reason}); start the run anew") from None
+    except Exception as error:  # a damaged pickle may raise anything
+        raise ArtifactError(
+            f"{path}: the checkpoint is damaged or of another program ({type(error).__name__}); start the run anew"
+        ) from None
     if not isinstance(state, dict):
         raise ArtifactError(f"{path}: not an offramp checkpoint; check the path")
     check_format(path, state.get("format"), state.get("version"), FORMAT, VERSION)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from offramp.train.checkpoint import load_checkpoint, save_checkpoint
 from offramp.train.loss import exit_losses, exit_weights
 from offramp.train.recipe import Recipe
 from offramp.train.schedule import learning_rate
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def train_step(
     with _precision(recipe, images.device):
         logits = forward(images)
     losses = exit_losses(logits, labels, recipe.label_smoothing)
-    (losses * weights).sum().backward()
+    (losses * weights).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return losses.detach()
 
@@ -89,7 +91,7 @@ class Trainer:
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov,
         )  # fmt: skip
         self.average = (
-            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+            AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
             if recipe.ema_decay
             else None
         )
@@ -104,7 +106,9 @@ class Trainer:
     @property
     def result(self) -> MultiExitNet:
         """The network as it would be kept now."""
-        return self.net if self.average is None else self.average.module
+        net = self.net if self.average is None else self.average.module
+        assert isinstance(net, MultiExitNet)
+        return net
 
     def advance(self) -> Tensor:
         """Do the next step; returns its losses (K,)."""
@@ -163,7 +167,9 @@ class Trainer:
         self.step = state["step"]
 
 
-def fit(trainer: Trainer, checkpoint: Path | None = None, report: Callable[[Progress], None] | None = None) -> MultiExitNet:
+def fit(
+    trainer: Trainer, checkpoint: Path | None = None, report: Callable[[Progress], None] | None = None
+) -> MultiExitNet:
     """Run to the end; returns the network to keep, in eval mode.
 
     Args:
@@ -194,8 +200,8 @@ def _precision(recipe: Recipe, device: torch.device) -> contextlib.AbstractConte
     return contextlib.nullcontext()
 
 
-def build_seeded(net: Callable[[], nn.Module], seed: int) -> nn.Module:
+def build_seeded(build: Callable[[], Net], seed: int) -> Net:
     """Build a network whose initial weights depend on ``seed`` alone."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return net()
+        return build()

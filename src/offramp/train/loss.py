@@ -15,5 +15,7 @@ def exit_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) ->
 def exit_weights(weights: tuple[float, ...], num_exits: int) -> Tensor:
     """The weights w_k of the loss Σ w_k·CE_k, (K,); all 1 where none are given (paper §4)."""
     if weights and len(weights) != num_exits:
-        raise ConfigError(f"loss_weights={weights}: this network has {num_exits} exits; give as many, or none for all 1")
+        raise ConfigError(
+            f"loss_weights={weights}: this network has {num_exits} exits; give as many, or none for all 1"
+        )
     return torch.tensor(weights or (1.0,) * num_exits)

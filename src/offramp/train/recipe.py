@@ -49,20 +49,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field, least in (("epochs", 1), ("batch_size", 2), ("crop_pad", 0), ("seed", 0), ("holdout_seed", 0)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"{field}={getattr(self, field)}: must be at least {least}")
+            self._check(field, getattr(self, field) >= least, f"must be at least {least}")
         for field in ("learning_rate", "warmup_epochs", "weight_decay"):
-            if not getattr(self, field) >= 0:
-                raise ConfigError(f"{field}={getattr(self, field)}: must not be negative")
+            self._check(field, 0 <= getattr(self, field) < float("inf"), "must be a number, not negative")
         for field in ("momentum", "label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ConfigError(f"{field}={getattr(self, field)}: must be at least 0 and below 1")
-        if self.nesterov and self.momentum == 0:
-            raise ConfigError("momentum=0.0: Nesterov's step needs momentum; set nesterov=false too")
-        if self.precision not in typing.get_args(Precision):
-            raise ConfigError(f"precision={self.precision}: choose one of {', '.join(typing.get_args(Precision))}")
-        if any(weight < 0 for weight in self.loss_weights):
-            raise ConfigError(f"loss_weights={self.loss_weights}: must not be negative")
+            self._check(field, 0 <= getattr(self, field) < 1, "must be at least 0 and below 1")
+        self._check("loss_weights", all(weight >= 0 for weight in self.loss_weights), "must not be negative")
+        self._check(
+            "momentum", self.momentum > 0 or not self.nesterov, "Nesterov's step needs it; set nesterov=false too"
+        )
+        precisions = typing.get_args(Precision)
+        self._check("precision", self.precision in precisions, f"choose one of {', '.join(precisions)}")
+
+    def _check(self, field: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ConfigError(f"{field}={getattr(self, field)}: {rule}")
 
     def override(self, settings: list[str]) -> Self:
         """A copy with ``field=value`` texts applied, each checked against the field's type.

@@ -11,7 +11,7 @@ from offramp.nets.msdnet.plan import plain_plan, plan
 
 __all__ = ["CONFIG", "VARIANTS", "MSDNet", "MSDNetConfig", "plain_plan", "plan"]
 
-CONFIG = MSDNetConfig
+CONFIG = {"msdnet": MSDNetConfig}
 
 
 def _imagenet(base: int, step: int) -> MSDNetConfig:

@@ -1,9 +1,8 @@
 """The frozen description of an MSDNet and the rules it must keep."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from offramp.errors import ConfigError
 from offramp.nets.base import MultiExitNet
@@ -43,7 +42,7 @@ class MSDNetConfig:
     pruning: Pruning = "max"
     """``max`` drops the finest scale after each S-th of the depth, ``min`` only what the last exit cannot use."""
     stem: Stem = "small"
-    """``small``: 3x3 stride 1, exits of 128 channels. ``large``: 7x7 stride 2 and max pool, exits as wide as their input."""
+    """``small``: 3x3 stride 1, exits of 128 channels. ``large``: 7x7 stride 2, max pool, exits as wide as their input."""
     image_channels: int = 3
     image_size: int = 32
     """Side in pixels that costs are quoted for; larger and smaller images work too."""
@@ -55,9 +54,10 @@ class MSDNetConfig:
         _check_at_least("num_classes", self.num_classes, 2)
         for field, choices in (("spacing", Spacing), ("pruning", Pruning), ("stem", Stem)):
             _check_choice(field, getattr(self, field), get_args(choices))
+        if not isinstance(self.bottleneck, bool):
+            raise ConfigError(f"bottleneck={self.bottleneck!r}: must be True or False")
         _check_factors(self)
-        if not 0 <= self.reduction <= 1:
-            raise ConfigError(f"reduction={self.reduction}: the share of channels kept, between 0 (no transitions) and 1")
+        _check_reduction(self)
         _check_at_least("image_size", self.image_size, self.smallest_image)
 
     @property
@@ -87,9 +87,33 @@ class MSDNetConfig:
 
         return MSDNet(self)
 
+    def build_plain(self) -> MultiExitNet:
+        """The same network evaluated as the public code does, every scale of every layer; for comparison."""
+        from offramp.nets.msdnet.net import MSDNet
+        from offramp.nets.msdnet.plan import plain_plan
+
+        return MSDNet(self, plain_plan)
+
     def replace(self, **changes: object) -> Self:
         """A copy with some fields changed, checked anew."""
         return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ConfigError: an unknown or missing field, or a value that breaks a rule.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != names:
+            raise ConfigError(f"fields {', '.join(sorted(set(fields) ^ names))} are unknown or missing in an MSDNet")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+        return cls(**values)
 
 
 def _check_at_least(field: str, value: object, least: int) -> None:
@@ -117,10 +141,16 @@ def _check_factors(config: MSDNetConfig) -> None:
     for scale, factor in enumerate(config.scale_factors[1:], start=1):
         if config.growth_rate * factor % 2:
             raise ConfigError(
-                f"growth_rate={config.growth_rate}: growth times scale factor is {config.growth_rate * factor} at scale "
-                f"{scale} and must be even there, since two paths make half of it each"
+                f"growth_rate={config.growth_rate}: growth times scale factor is {config.growth_rate * factor} "
+                f"at scale {scale} and must be even there, since two paths make half of it each"
             )
-    if math.prod((config.reduction, config.channels)) and config.reduction * config.channels < 1:
+
+
+def _check_reduction(config: MSDNetConfig) -> None:
+    reduction, channels = config.reduction, config.channels
+    if not isinstance(reduction, int | float) or not 0 <= reduction <= 1:
+        raise ConfigError(f"reduction={reduction!r}: the share of channels kept, between 0 (no transitions) and 1")
+    if 0 < reduction * channels < 1:
         raise ConfigError(
-            f"reduction={config.reduction}: leaves less than one of {config.channels} channels; raise reduction or channels"
+            f"reduction={reduction}: leaves less than one of {channels} channels; raise reduction or channels"
         )

@@ -40,12 +40,14 @@ class Cell(nn.Module):
     def __init__(self, cell: CellPlan, config: MSDNetConfig) -> None:
         super().__init__()
         self.scale = cell.scale
+        factors = config.bottleneck_factors
         out = cell.new_channels // 2 if cell.finer_channels else cell.new_channels
-        factors = config.bottleneck_factors if config.bottleneck else None
-        self.down = (
-            _path(cell.finer_channels, out, factors and factors[cell.scale - 1], stride=2) if cell.finer_channels else None
-        )
-        self.normal = _path(cell.in_channels, out, factors and factors[cell.scale], stride=1)
+
+        def path(in_channels: int, factor: int, stride: int) -> nn.Sequential:
+            return _path(in_channels, out, factor if config.bottleneck else None, stride)
+
+        self.down = path(cell.finer_channels, factors[cell.scale - 1], 2) if cell.finer_channels else None
+        self.normal = path(cell.in_channels, factors[cell.scale], 1)
         self.transition = (
             ConvNormReLU(cell.in_channels + cell.new_channels, cell.transition_channels, 1)
             if cell.transition_channels
@@ -57,7 +59,7 @@ class Cell(nn.Module):
         own = maps[self.scale]
         finer = () if self.down is None else (self.down(maps[self.scale - 1]),)
         out = torch.cat([own, *finer, self.normal(own)], dim=1)  # type: ignore[list-item]
-        return out if self.transition is None else self.transition(out)  # type: ignore[no-any-return]
+        return out if self.transition is None else self.transition(out)
 
 
 def _path(in_channels: int, out_channels: int, bottleneck_factor: int | None, stride: int) -> nn.Sequential:
@@ -83,8 +85,8 @@ class Stage(nn.Module):
     def forward(self, state: State) -> tuple[State, Tensor]:
         """The next state and the logits (N, C)."""
         maps = list(state)
-        for cell in self.cells.values():
-            maps[cell.scale] = cell(maps)
+        for cell_plan, cell in zip(self.plan.cells, self.cells.values(), strict=True):
+            maps[cell_plan.scale] = cell(maps)
         logits = self.exit(maps[-1])
         return tuple(m if scale in self.plan.keeps else None for scale, m in enumerate(maps)), logits
 
@@ -98,9 +100,7 @@ class MSDNet(MultiExitNet):
             public code, for comparison.
     """
 
-    def __init__(
-        self, config: MSDNetConfig, planner: Callable[[MSDNetConfig], tuple[StagePlan, ...]] = plan
-    ) -> None:
+    def __init__(self, config: MSDNetConfig, planner: Callable[[MSDNetConfig], tuple[StagePlan, ...]] = plan) -> None:
         super().__init__()
         self.config: MSDNetConfig = config
         self.stages = nn.ModuleList(Stage(stage, config) for stage in planner(config))

@@ -1,7 +1,7 @@
 """Which (layer, scale) cells each stage of an MSDNet computes, decided before anything is built.
 
-Layer 0 is the seeding layer; ordinary layers count from 1. A cell is one scale of one layer. The exit after layer l reads
-the coarsest scale there, which needs the next finer scale only up to layer l - 1, the next up to l - 2, and so on
+Layer 0 is the seeding layer; ordinary layers count from 1. A cell is one scale of one layer. The exit after layer l
+reads the coarsest scale there, which needs the next finer scale only up to layer l - 1, the next up to l - 2, and so on
 (paper §4, "lazy evaluation"). Stage k is planned to compute the cells exit k needs and no earlier exit needed.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
+from offramp.errors import ConfigError
 from offramp.nets.msdnet.config import MSDNetConfig
 
 CellKey = tuple[int, int]
@@ -135,7 +136,13 @@ def _cells(config: MSDNetConfig) -> dict[CellKey, CellPlan]:
     for layer in range(1, config.num_layers + 1):
         first_in, first_out = (scales - alive for alive in _alive(config, layer))
         grown = width + config.growth_rate
-        after = math.floor(config.reduction * grown) if _has_transition(config, layer) else 0
+        transition = _has_transition(config, layer)
+        after = math.floor(config.reduction * grown) if transition else 0
+        if transition and after == 0:
+            raise ConfigError(
+                f"reduction={config.reduction}: leaves no channel of {grown} after layer {layer}; "
+                "raise reduction or channels"
+            )
         for scale in range(first_out, scales):
             finer = width * factors[scale - 1] if scale > first_in else 0
             new = config.growth_rate * factors[scale]

@@ -1,0 +1,232 @@
+"""The classifier: one object from images to answers under a budget."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offramp.classifier.identity import identity_of, stored_form, weights_digest
+from offramp.costs import Costs, parse_budget
+from offramp.data.preprocess import Images, Preprocessing
+from offramp.data.source import Source
+from offramp.decide.answers import ThisExit
+from offramp.decide.calibration import Calibration
+from offramp.decide.plan import ExitPlan
+from offramp.engine.anytime import run_until
+from offramp.engine.budgeted import run_budgeted
+from offramp.engine.collect import collect, scores
+from offramp.engine.predictions import Predictions
+from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
+from offramp.measure.latency import StageTimes, time_stages
+from offramp.measure.macs import staged_macs
+from offramp.nets.base import MultiExitNet
+
+
+class Classifier:
+    """A network with all that is needed to answer.
+
+    Args:
+        net: in eval mode from now on.
+        classes: class names, (C,).
+        preprocessing: what images go through; without it ``net`` works and :meth:`predict` refuses.
+        calibration: scores of held-out images; without them ``budget`` is refused.
+        about: plain values that travel with the model (training, hold-out, origin).
+
+    Raises:
+        ConfigError: class names or image channels do not fit the network.
+        ArtifactError: the calibration belongs to other weights.
+    """
+
+    batch_size = 64
+    """Images per step when many are given."""
+
+    def __init__(
+        self,
+        net: MultiExitNet,
+        classes: tuple[str, ...],
+        preprocessing: Preprocessing | None,
+        *,
+        calibration: Calibration | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
+            raise ConfigError(
+                f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes"
+            )
+        if preprocessing is not None and preprocessing.channels != net.config.image_channels:
+            raise ConfigError(
+                f"preprocessing of {preprocessing.channels} channels for a network of {net.config.image_channels}; "
+                "give mean and std for as many channels"
+            )
+        self.net = net.eval()
+        self.classes = classes
+        self.preprocessing = preprocessing
+        self.about = about or {}
+        self._times: dict[int, StageTimes] = {}
+        self.calibration = calibration
+        if calibration is not None and calibration.identity != self.identity:
+            raise ArtifactError(
+                f"the calibration was made for {calibration.identity[:8]}, this model is {self.identity[:8]}; calibrate again"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return next(self.net.parameters()).device
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of stored weights, precision, answer rule and preprocessing."""
+        digest = weights_digest(stored_form(self.net.state_dict()))
+        return identity_of(digest, "fp32", "this-exit", self.preprocessing)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """MACs of one image up to each exit."""
+        return staged_macs(self.net)
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        budget: float | str | None = None,
+        deadline_ms: float | None = None,
+        exit: int | None = None,
+        plan: ExitPlan | str | Path | None = None,
+    ) -> Predictions:
+        """Answers for one or many images; by default at the last exit.
+
+        Args:
+            images: paths, PIL images or a uint8 array (N, H, W, C).
+            budget: mean cost per image: a number in ``costs.unit``, or text such as ``"30MMAC"`` or ``"2ms"``.
+            deadline_ms: of this one call, from decoded pixels to answers. The first call with a new number of images
+                measures the stages before the clock starts.
+            exit: answer everything at this exit, going straight to it.
+            plan: a solved plan, or the file of one.
+
+        Raises:
+            ConfigError: more than one of the four, or no such exit.
+            BudgetError: a budget or deadline below exit 0, or a budget without a calibration.
+            ArtifactError: a plan made for another model.
+            DataError: an image that cannot be read, or a model without preprocessing.
+        """
+        given = [name for name, value in locals().items() if name not in ("self", "images") and value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} together: give one of budget, deadline_ms, exit and plan")
+        if budget is not None:
+            self._need_calibration()
+        if exit is not None and not 0 <= exit < self.net.num_exits:
+            raise ConfigError(f"exit {exit}: this network has exits 0 … {self.net.num_exits - 1}")
+        if isinstance(plan, str | Path):
+            plan = ExitPlan.load(Path(plan))
+        pixels = self._decode(images)
+        if deadline_ms is not None:
+            *_, answer = self._until(pixels, deadline_ms)
+            return answer
+        if budget is not None:
+            plan = self.plan(budget, len(pixels))
+        if plan is not None:
+            policy = self._checked(plan).policy
+            return self._batches(pixels, lambda batch: Predictions.at(*run_budgeted(self.net, batch, policy)))
+        k = self.net.num_exits - 1 if exit is None else exit
+        return self._batches(pixels, lambda batch: self._direct(k, batch))
+
+    def stream(self, images: Images, deadline_ms: float = float("inf")) -> Iterator[Predictions]:
+        """Yield an answer at exit 0, 1, … until the next would miss the deadline.
+
+        Raises:
+            BudgetError: the deadline is too short for exit 0.
+        """
+        yield from self._until(self._decode(images), deadline_ms)
+
+    def plan(self, budget: float | str, batch: int | None = None) -> ExitPlan:
+        """The plan for a mean cost per image, solved from the calibration.
+
+        Args:
+            budget: a number in ``costs.unit``, or text with a unit. Milliseconds are measured first.
+            batch: images given at once, where that matters (ms).
+        """
+        calibration = self._need_calibration()
+        value, unit = parse_budget(budget)
+        costs = self.times(min(batch or self.batch_size, self.batch_size)).costs if unit == "ms" else self.costs
+        return calibration.solve(value, costs)
+
+    def times(self, batch: int) -> StageTimes:
+        """Measured times of the stages for ``batch`` images on this machine; measured once."""
+        if batch not in self._times:
+            preprocessing = self._need_preprocessing()
+            shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+            pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            repeats = 20 if batch <= 8 else 5
+            self._times[batch] = time_stages(self.net, lambda: self._normalize(pixels), repeats)
+        return self._times[batch]
+
+    def calibrate(self, source: Source, report: Callable[[int], None] | None = None) -> Calibration:
+        """Run the source's calibrate split once and keep its scores.
+
+        Raises:
+            DataError: the source has other classes.
+        """
+        if source.classes != self.classes:
+            raise DataError(
+                f"data set '{source.name}' has {len(source.classes)} classes ({source.classes[0]}, …), "
+                f"this model {len(self.classes)} ({self.classes[0]}, …); calibrate with the data it was trained for"
+            )
+        split = source.split("calibrate")
+        confidence, correct = scores(ThisExit(), self.collect(split.images, report), split.labels)
+        self.calibration = Calibration(
+            confidence, correct, source.name, source.seed, source.calibrate_indices, self.identity
+        )
+        return self.calibration
+
+    def collect(self, images: NDArray[np.uint8], report: Callable[[int], None] | None = None) -> Tensor:
+        """Logits (K, N, C) of all exits for decoded images (N, H, W, C)."""
+        preprocessing = self._need_preprocessing()
+        pixels = preprocessing.decode(images)
+        return collect(self.net, pixels, preprocessing, device=self.device, report=report)
+
+    def _decode(self, images: Images) -> NDArray[np.uint8]:
+        return self._need_preprocessing().decode(images)
+
+    def _normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return self._need_preprocessing().normalize(torch.from_numpy(pixels).to(self.device))
+
+    def _batches(self, pixels: NDArray[np.uint8], run: Callable[[Tensor], Predictions]) -> Predictions:
+        firsts = range(0, max(1, len(pixels)), self.batch_size)
+        return Predictions.join([run(self._normalize(pixels[first : first + self.batch_size])) for first in firsts])
+
+    @torch.inference_mode()
+    def _direct(self, k: int, batch: Tensor) -> Predictions:
+        return Predictions.at(self.net.direct(k, batch), torch.full((len(batch),), k))
+
+    def _until(self, pixels: NDArray[np.uint8], deadline_ms: float) -> Iterator[Predictions]:
+        allow = self.times(len(pixels)).quantile(0.95) if deadline_ms < float("inf") else (0.0,) * self.net.num_exits
+        for k, logits in run_until(self.net, lambda: self._normalize(pixels), deadline_ms, allow):
+            yield Predictions.at(logits, torch.full((len(logits),), k))
+
+    def _need_preprocessing(self) -> Preprocessing:
+        if self.preprocessing is None:
+            raise DataError(
+                "this model does not know what its images went through; import it again with --data, "
+                "or with --mean, --std and --size"
+            )
+        return self.preprocessing
+
+    def _need_calibration(self) -> Calibration:
+        if self.calibration is None:
+            raise BudgetError(
+                "this model has no calibration to solve a budget from; make one with: offramp calibrate MODEL --data NAME"
+            )
+        return self.calibration
+
+    def _checked(self, plan: ExitPlan) -> ExitPlan:
+        if plan.identity != self.identity:
+            raise ArtifactError(
+                f"the plan was made for {plan.identity[:8]}, this model is {self.identity[:8]}; solve it again"
+            )
+        return plan

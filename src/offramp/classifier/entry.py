@@ -1,0 +1,101 @@
+"""The three ways to get something to predict with: load, create, import."""
+
+from pathlib import Path
+
+from offramp.catalog import lookup, suggest
+from offramp.classifier import folder
+from offramp.classifier.classifier import Classifier
+from offramp.data.preprocess import Preprocessing
+from offramp.errors import ArtifactError, ConfigError
+from offramp.nets.base import MultiExitNet, NetConfig
+from offramp.nets.msdnet.config import Spacing
+
+SHIPPED = Path(__file__).parent.parent / "models"
+"""Model folders inside the package."""
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names :func:`load` knows without a path."""
+    return tuple(sorted(entry.parent.name for entry in SHIPPED.glob(f"*/{folder.MODEL}")))
+
+
+def find(path_or_name: str | Path) -> Path:
+    """The model folder meant by a model folder, a run's folder, or a name such as ``"cifar10"``.
+
+    Raises:
+        ArtifactError: nothing there.
+    """
+    path = Path(path_or_name)
+    for candidate in (path, path / "model", SHIPPED / path_or_name):
+        if (candidate / folder.MODEL).is_file():
+            return candidate
+    if path.exists():
+        raise ArtifactError(f"{path}: not a model folder (no {folder.MODEL} in it); name the folder a training wrote")
+    raise ArtifactError(
+        f"no model is called '{path}' and no such folder exists; {suggest(str(path), shipped_models())}"
+    )
+
+
+def load(path_or_name: str | Path) -> Classifier:
+    """The classifier of a model folder, of a run's folder, or of a name such as ``"cifar10"``.
+
+    Raises:
+        ArtifactError: nothing there, or not to be read.
+    """
+    return folder.read(find(path_or_name))
+
+
+def create(variant: str, *, num_classes: int | None = None) -> MultiExitNet:
+    """A network by catalog name, freshly initialised, in training mode.
+
+    Args:
+        variant: such as ``"msdnet-cifar-batch-5"``; ``offramp list`` shows all.
+        num_classes: instead of the variant's own.
+
+    Raises:
+        ConfigError: no such variant, or too few classes.
+    """
+    config: NetConfig = lookup("network", variant, "nets", "VARIANTS")
+    return (config if num_classes is None else config.replace(num_classes=num_classes)).build()
+
+
+def import_checkpoint(
+    path: str | Path,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    size: int | None = None,
+    classes: tuple[str, ...] | None = None,
+    spacing: Spacing | None = None,
+) -> Classifier:
+    """A classifier from a checkpoint of kalviny/MSDNet-PyTorch.
+
+    Args:
+        path: the ``.pth.tar`` file; it is read without running any code it may hold.
+        mean: per channel of values in 0 … 1; without mean, std and size only ``.net`` works.
+        std: like ``mean``.
+        size: side of the images in pixels.
+        classes: class names; their numbers by default.
+        spacing: ``even`` or ``linear``, where the file leaves open which.
+
+    Raises:
+        ArtifactError: not such a checkpoint, damaged, or in need of unpickling code.
+        ConfigError: some but not all of mean, std and size.
+    """
+    from offramp.nets.foreign.msdnet_pytorch import read
+
+    given = [value is not None for value in (mean, std, size)]
+    if any(given) and not all(given):
+        raise ConfigError(
+            f"mean={mean}, std={std}, size={size}: give all three, or none for a model without preprocessing"
+        )
+    imported = read(Path(path), spacing=spacing, image_size=size)
+    preprocessing = Preprocessing(size, mean, std) if mean and std and size else None
+    names = classes or tuple(str(label) for label in range(imported.net.config.num_classes))
+    about = {
+        "imported_from": "kalviny/MSDNet-PyTorch",
+        "settled": list(imported.settled),
+        "dropped": list(imported.dropped),
+        "folded": list(imported.folded),
+    }
+    return Classifier(folder.fast(imported.net), names, preprocessing, about=about)

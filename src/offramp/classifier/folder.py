@@ -1,0 +1,97 @@
+"""The model folder: model.json, weights.safetensors and, once calibrated, calibration.safetensors."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as format_tensors
+
+from offramp.catalog import entries, suggest
+from offramp.classifier.classifier import Classifier
+from offramp.classifier.identity import stored_form, weights_digest
+from offramp.data.preprocess import Preprocessing
+from offramp.decide.calibration import Calibration
+from offramp.errors import ArtifactError, ConfigError
+from offramp.files import read_json, write_atomic, write_json
+from offramp.nets.base import MultiExitNet, NetConfig
+
+FORMAT, VERSION = "offramp-model", 1
+MODEL, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.safetensors"
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write a model folder; ``model.json``, which makes it one, comes last."""
+    stored = stored_form(classifier.net.state_dict())
+    weights = format_tensors(stored)
+    write_atomic(folder / WEIGHTS, lambda file: file.write(weights))
+    if classifier.calibration is None:
+        (folder / CALIBRATION).unlink(missing_ok=True)
+    else:
+        classifier.calibration.save(folder / CALIBRATION)
+    config = classifier.net.config
+    write_json(
+        folder / MODEL,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": config.family,
+            "net": config.to_json(),
+            "classes": list(classifier.classes),
+            "preprocessing": classifier.preprocessing.to_json() if classifier.preprocessing else None,
+            "weights_sha256": weights_digest(stored),
+            "about": classifier.about,
+        },
+    )
+
+
+def read(folder: Path) -> Classifier:
+    """What :func:`save` wrote, on the CPU.
+
+    Raises:
+        ArtifactError: missing, damaged, foreign or from a newer release.
+    """
+    about = read_json(folder / MODEL, FORMAT, VERSION)
+    try:
+        net = _config(folder, about).build()
+        net.load_state_dict(_weights(folder, about["weights_sha256"]))
+        preprocessing = Preprocessing.from_json(about["preprocessing"]) if about["preprocessing"] else None
+        calibration = Calibration.load(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
+        return Classifier(
+            fast(net), tuple(about["classes"]), preprocessing, calibration=calibration, about=about["about"]
+        )
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ArtifactError(f"{folder / MODEL}: the model is incomplete or damaged ({reason}); get it anew") from None
+    except ConfigError as error:
+        raise ArtifactError(f"{folder / MODEL}: describes an impossible model: {error}") from None
+
+
+def _config(folder: Path, about: dict[str, Any]) -> NetConfig:
+    families = entries("nets", "CONFIG")
+    if about["family"] not in families:
+        raise ArtifactError(
+            f"{folder}: network family '{about['family']}' is unknown; {suggest(about['family'], families)}"
+        )
+    config: NetConfig = families[about["family"]].from_json(about["net"])
+    return config
+
+
+def _weights(folder: Path, digest: str) -> dict[str, torch.Tensor]:
+    path = folder / WEIGHTS
+    try:
+        stored = parse_tensors(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); get the model anew") from None
+    found = weights_digest(stored)
+    if found != digest:
+        raise ArtifactError(
+            f"{path}: weights {found[:8]} are not the model's ({digest[:8]}); the file is damaged, get it anew"
+        )
+    return {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in stored.items()}
+
+
+def fast(net: MultiExitNet) -> MultiExitNet:
+    """Channels last, the layout images are decoded to; convolutions run in it without reordering."""
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,39 @@
+"""Which weights, precision, answer rule and preprocessing a calibration or plan belongs to."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from offramp.data.preprocess import Preprocessing
+
+
+def stored_form(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as a model folder keeps them: weights of two and more axes in fp16, all others (norms, biases) as they are.
+
+    Norm statistics stay in float32, since small variances would underflow.
+    """
+    return {
+        name: (tensor.detach().half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor.detach())
+        .cpu()
+        .contiguous()
+        for name, tensor in state.items()
+    }
+
+
+def weights_digest(stored: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the sorted (name, dtype, shape, bytes) of stored tensors."""
+    digest = hashlib.sha256()
+    for name in sorted(stored):
+        tensor = stored[name].contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(digest: str, precision: str, rule: str, preprocessing: Preprocessing | None) -> str:
+    """SHA-256 of all that scores depend on."""
+    parts = [digest, precision, rule, preprocessing.to_json() if preprocessing else None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""``offramp demo``."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Run folder; an earlier demo in it is replaced.", metavar="DIR")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """The main job in two minutes: train on handwritten digits, calibrate, classify under budgets and deadlines.
+
+    Uses the digits that come with scikit-learn; nothing is downloaded.
+    """
+    from offramp.catalog import lookup
+    from offramp.cli.reporting import Report, show, write_report
+    from offramp.cli.show import say
+    from offramp.cli.training import train_with_progress
+    from offramp.errors import ArtifactError
+    from offramp.train.run import CHECKPOINT, open_source
+
+    began = time.perf_counter()
+    if out.exists() and any(out.iterdir()):
+        if not (out / CHECKPOINT).exists():
+            raise ArtifactError(f"{out}: holds something that is no run; choose another --out")
+        shutil.rmtree(out)
+    recipe = lookup("recipe", "digits", "recipes", "RECIPES")
+    say(f"training {recipe.variant} on {recipe.source}: {recipe.epochs} epochs …")
+    classifier = train_with_progress(recipe, None, out, resume=False, device="auto")
+    source = open_source(recipe, None)
+    steps = classifier.times(1).costs.at_exit
+    report = Report.make(classifier, source, None, [_deadline(steps, k) for k in _deadline_exits(len(steps))])
+    show(report, None, csv=None, page=None, as_json=False)
+    page = out / "report.html"
+    write_report(report, page)
+    say(f"\nDone in {time.perf_counter() - began:.0f} s. The curves are in {page}.")
+    say("\nNext:")
+    say(f"  offramp predict {out} DIGIT.png --budget 2MMAC     classify your own image of a digit")
+    say(f"  offramp cost {recipe.variant}                    what each exit costs")
+    say("  offramp train cifar10 --data-root DIR            the same with CIFAR-10")
+
+
+def _deadline_exits(num_exits: int) -> tuple[int, int, int]:
+    return 0, (num_exits - 1) // 2, num_exits - 1
+
+
+def _deadline(steps_ms: tuple[float, ...], k: int) -> float:
+    """A deadline that exit k keeps with half as much time again to spare."""
+    return round(1.5 * steps_ms[k] + 0.5, 1)

@@ -1,0 +1,91 @@
+"""``offramp import-checkpoint``."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Spacing(StrEnum):
+    """How exits are spaced."""
+
+    even = "even"
+    linear = "linear"
+
+
+def run(
+    file: Annotated[Path, typer.Argument(help="Checkpoint of kalviny/MSDNet-PyTorch (.pth.tar).", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="DIR")],
+    data: Annotated[str | None, typer.Option(help="Take preprocessing and class names from this data set.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Mean per channel of values in 0 … 1, e.g. 0.49,0.48,0.45.")] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Text file with one class name per line.", metavar="FILE")
+    ] = None,
+    spacing: Annotated[
+        Spacing | None, typer.Option(help="even or linear, where the file leaves it open (even).")
+    ] = None,
+) -> None:
+    """Turn a published MSDNet checkpoint into a model folder.
+
+    The network's shape is read off the weights. Without --data, or --mean, --std and --size, the network can be used
+    from Python but `predict` refuses, since nothing in the file says what its images went through.
+    """
+    from offramp.classifier.entry import import_checkpoint
+    from offramp.classifier.folder import MODEL, save
+    from offramp.cli.show import remark, say
+    from offramp.errors import ArtifactError
+
+    if (out / MODEL).exists():
+        raise ArtifactError(f"{out}: holds a model already; choose another --out")
+    how = _preprocessing(data, mean, std, size, classes)
+    classifier = import_checkpoint(file, **how, spacing=spacing.value if spacing else None)
+    save(classifier, out)
+    for settled in classifier.about["settled"]:
+        remark(settled)
+    for kind, why in (("dropped", "unused cells, dropped"), ("folded", "folded into norms")):
+        if classifier.about[kind]:
+            remark(f"{why}: {', '.join(classifier.about[kind])}")
+    if classifier.preprocessing is None:
+        remark("no preprocessing given: use .net from Python, or import again with --data")
+    config = classifier.net.config
+    say(f"wrote {out}: {config.family}, {classifier.net.num_exits} exits, {config.num_classes} classes")
+    if classifier.preprocessing is not None:
+        say(f"next: offramp calibrate {out} --data NAME --data-root DIR")
+
+
+def _preprocessing(
+    data: str | None, mean: str | None, std: str | None, size: int | None, classes: Path | None
+) -> dict[str, Any]:
+    from offramp.catalog import lookup
+    from offramp.data.source import SourceSpec
+    from offramp.errors import ConfigError, DataError
+
+    if data is not None:
+        if any(value is not None for value in (mean, std, size, classes)):
+            raise ConfigError("--data brings mean, std, size and classes along; give either --data or those")
+        spec: SourceSpec = lookup("data set", data, "data", "SOURCES")
+        known = spec.preprocessing
+        return {"mean": known.mean, "std": known.std, "size": known.image_size, "classes": spec.classes}
+    names = None
+    if classes is not None:
+        try:
+            names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{classes}: cannot be read ({error}); give a text file with one class name per line"
+            ) from None
+    return {"mean": _numbers("mean", mean), "std": _numbers("std", std), "size": size, "classes": names}
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    from offramp.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--{option} {text}: give numbers separated by commas, such as 0.49,0.48,0.45") from None

@@ -1,0 +1,69 @@
+"""``offramp``: the commands, and how errors are told."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from offramp import __version__
+from offramp.cli.show import complain
+from offramp.errors import OfframpError
+
+COMMANDS = (
+    "demo", "predict", "evaluate", "calibrate", "plan", "train", "list", "cost", "import-checkpoint",
+)  # fmt: skip
+"""Each in the module of its name, as a function ``run``, in the order of ``--help``."""
+
+_USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+"""Typer carries click inside from 0.26 on and depends on it before; both have this base class."""
+
+app = typer.Typer(
+    name="offramp",
+    help="Classify images under a budget: networks with several exits, answers before a deadline or within a mean cost.",
+    epilog="Start with: offramp demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"offramp {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    del version
+
+
+for _name in COMMANDS:
+    app.command(_name)(importlib.import_module(f"offramp.cli.{_name.replace('-', '_')}").run)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 2 refused, 130 interrupted."""
+    try:
+        result = typer.main.get_command(app)(args=arguments, prog_name="offramp", standalone_mode=False)
+    except OfframpError as error:
+        return complain(str(error))
+    except _USAGE_ERROR as error:
+        message = str(getattr(error, "format_message")()).rstrip(".")  # noqa: B009 - the class is found at run time
+        if "\n" in message:  # no arguments at all: the message is the help
+            sys.stderr.write(message + "\n")
+            return 2
+        return complain(f"{message}{'' if message.endswith('?') else ';'} see --help")
+    except (KeyboardInterrupt, typer.Abort):
+        return complain("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0

@@ -1,0 +1,49 @@
+"""``offramp predict``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offramp.cli.options import Json, Model
+
+
+def run(
+    model: Model,
+    images: Annotated[list[Path], typer.Argument(help="Image files.", metavar="IMAGES…")],
+    budget: Annotated[str | None, typer.Option(help="Mean cost per image, such as 30MMAC or 2ms.")] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Answer within so many milliseconds from decoded pixels.")
+    ] = None,
+    exit: Annotated[int | None, typer.Option(help="Answer everything at this exit, counted from 0.")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="Spend as a plan file says (see `offramp plan`).", metavar="FILE")
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 1,
+    json: Json = False,
+) -> None:
+    """Classify image files, by default at the last exit; or under a budget, before a deadline, at one exit, by a plan.
+
+    Images are turned upright, resized and cropped as the model wants. A deadline counts for all images of the call
+    together, which run as one batch.
+    """
+    from offramp.classifier import load
+    from offramp.cli.show import say_json, say_table
+    from offramp.report.tables import Table
+
+    classifier = load(model)
+    found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan)
+    probabilities = found.probabilities
+    rows: list[dict[str, Any]] = []
+    for row, (path, k) in enumerate(zip(images, found.exit_index.tolist(), strict=True)):
+        best = (-probabilities[row]).argsort(kind="stable")[:top_k].tolist()
+        classes = [{"class": classifier.classes[c], "probability": float(probabilities[row, c])} for c in best]
+        rows.append({"image": str(path), "exit": k, "top": classes})
+    if json:
+        say_json(rows)
+        return
+    cells = tuple(
+        (row["image"], str(row["exit"]), ", ".join(f"{t['class']} {100 * t['probability']:.1f} %" for t in row["top"]))
+        for row in rows
+    )
+    say_table(f"{len(images)} image{'s'[: len(images) > 1]}", Table(("image", "exit", "answer"), cells))

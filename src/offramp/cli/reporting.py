@@ -1,0 +1,130 @@
+"""Evaluating and showing the result, shared by ``evaluate`` and ``demo``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from offramp.classifier import Classifier
+from offramp.cli.show import counting, remark, say_json, say_table
+from offramp.data.source import Source
+from offramp.decide.paper import SweepPoint, paper_sweep
+from offramp.errors import BudgetError
+from offramp.files import write_text
+from offramp.report.evaluation import (
+    BudgetReport,
+    DeadlineReport,
+    Evaluation,
+    as_json,
+    budget_curve,
+    evaluate,
+    run_budget,
+    run_deadline,
+    spread_budgets,
+)
+from offramp.report.page import write_page
+from offramp.report.tables import Table, budget_table, deadline_table, exit_table, sweep_table
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All that was found out about a classifier."""
+
+    classifier: Classifier
+    evaluation: Evaluation
+    budgets: list[BudgetReport]
+    deadlines: list[DeadlineReport]
+
+    @classmethod
+    def make(
+        cls, classifier: Classifier, source: Source, budgets: list[str] | None, deadlines_ms: list[float]
+    ) -> "Report":
+        """Evaluate on the test split; ``budgets`` None means three between the first and the last exit's cost."""
+        if budgets and classifier.calibration is None:
+            raise BudgetError("budgets need a calibration; make one with: offramp calibrate MODEL --data NAME")
+        test = source.split("test")
+        with counting("evaluating", len(test)) as done:
+            evaluation = evaluate(classifier, source, report=done)
+        chosen: list[float] | list[str] = budgets or (
+            spread_budgets(classifier.costs) if classifier.calibration else []
+        )
+        return cls(
+            classifier,
+            evaluation,
+            [run_budget(classifier, test, budget) for budget in chosen],
+            [run_deadline(classifier, test, deadline) for deadline in deadlines_ms],
+        )
+
+    def paper_sweep(self) -> list[SweepPoint]:
+        """The published sweep, thresholds fitted on the calibration and applied to the test scores."""
+        calibration = self.classifier.calibration
+        if calibration is None:
+            raise BudgetError("the sweep needs a calibration; make one with: offramp calibrate MODEL --data NAME")
+        evaluation = self.evaluation
+        return paper_sweep(
+            (calibration.confidence, calibration.correct),
+            (evaluation.confidence, evaluation.correct),
+            self.classifier.costs,
+        )
+
+
+def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, page: Path | None, as_json: bool) -> None:
+    """Print the report, and write what was asked for."""
+    tables = _tables(report, sweep)
+    if as_json:
+        say_json(_values(report, sweep))
+    else:
+        for title, table in tables:
+            say_table(title, table)
+        if report.classifier.calibration is None:
+            remark("no budgets: this model has no calibration; make one with: offramp calibrate MODEL --data NAME")
+    if csv is not None:
+        write_text(csv, (tables[-1] if sweep is not None else tables[0])[1].to_csv())
+        remark(f"wrote {csv}")
+    if page is not None:
+        write_report(report, page)
+        remark(f"wrote {page}")
+
+
+def _tables(report: Report, sweep: list[SweepPoint] | None) -> list[tuple[str, Table]]:
+    evaluation, costs = report.evaluation, report.classifier.costs
+    tables = [
+        (f"Anytime: every exit on {evaluation.images:,} images of {evaluation.source}", exit_table(evaluation, costs))
+    ]
+    if report.budgets:
+        tables.append(("Budgeted: images leave as early as they can", budget_table(report.budgets, costs)))
+    if report.deadlines:
+        tables.append(("Deadlines: one image a call", deadline_table(report.deadlines)))
+    if sweep is not None:
+        tables.append(("Published sweep: shares r^k, thresholds from the calibration", sweep_table(sweep, costs)))
+    return tables
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the HTML page."""
+    from offramp.measure.machine import describe_machine
+
+    classifier, evaluation = report.classifier, report.evaluation
+    calibration = classifier.calibration
+    machine = describe_machine(classifier.device)
+    note = (
+        f"{evaluation.images:,} test images of {evaluation.source}, weights {classifier.identity[:12]}. "
+        f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, offramp "
+        f"{machine['offramp']} ({machine['commit']}). Thresholds come from held-out training images, never from test images."
+    )
+    curve = budget_curve(evaluation, calibration, classifier.costs) if calibration else []
+    title = f"offramp on {evaluation.source}"
+    write_page(path, title, note, evaluation, classifier.costs, curve, report.budgets, report.deadlines)
+
+
+def _values(report: Report, sweep: list[SweepPoint] | None) -> dict[str, object]:
+    values: dict[str, object] = as_json(report.evaluation, report.budgets, report.deadlines)
+    if sweep is not None:
+        values["sweep"] = [
+            {
+                "r": point.p / 20,
+                "calibrate_top1": point.fitted.accuracy,
+                "top1": point.applied.accuracy,
+                "mean_macs": point.applied.mean_cost,
+            }
+            for point in sweep
+        ]
+    return values

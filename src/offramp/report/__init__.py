@@ -1,0 +1,1 @@
+"""Figures about a classifier, as values and as one self-contained page."""

@@ -1,0 +1,158 @@
+"""What a classifier does on a split: per exit, under budgets, before deadlines. Everything is really run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from offramp.classifier import Classifier
+from offramp.costs import Costs
+from offramp.data.source import Source, Split, SplitName
+from offramp.decide.accuracy import ExitAccuracy, exit_accuracy
+from offramp.decide.answers import ThisExit
+from offramp.decide.budget import Flags, Outcome, Scores, simulate
+from offramp.decide.calibration import Calibration
+from offramp.engine.collect import scores
+from offramp.errors import BudgetError, DataError
+
+
+@dataclass(frozen=True)
+class ExitReport:
+    """Anytime mode: every exit on all images."""
+
+    macs: tuple[float, ...]
+    """Up to each exit, (K,)."""
+    ms: tuple[float, ...]
+    """Measured for one image, up to each exit, (K,)."""
+    accuracy: ExitAccuracy
+
+
+@dataclass(frozen=True)
+class BudgetReport:
+    """One budget, really spent."""
+
+    budget: str
+    outcome: Outcome
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class DeadlineReport:
+    """One deadline, each image a call of its own."""
+
+    deadline_ms: float
+    accuracy: float
+    mean_exit: float
+    in_time: float
+    """Share of calls whose last answer came before the deadline."""
+    p50_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A classifier on one split of a data set."""
+
+    source: str
+    split: SplitName
+    images: int
+    exits: ExitReport
+    confidence: Scores
+    """(K, N)."""
+    correct: Flags
+    """(K, N)."""
+
+
+def evaluate(
+    classifier: Classifier, source: Source, split: SplitName = "test", report: Callable[[int], None] | None = None
+) -> Evaluation:
+    """Run the split once through all exits, and time the exits for one image.
+
+    Raises:
+        DataError: the source has other classes than the model.
+    """
+    if source.classes != classifier.classes:
+        raise DataError(
+            f"data set '{source.name}' has {len(source.classes)} classes, this model other {len(classifier.classes)}; "
+            "evaluate with the data it was trained for"
+        )
+    data = source.split(split)
+    logits: Tensor = classifier.collect(data.images, report)
+    exits = ExitReport(classifier.costs.at_exit, classifier.times(1).costs.at_exit, exit_accuracy(logits, data.labels))
+    confidence, correct = scores(ThisExit(), logits, data.labels)
+    return Evaluation(source.name, split, len(data), exits, confidence, correct)
+
+
+def run_budget(classifier: Classifier, split: Split, budget: float | str) -> BudgetReport:
+    """Classify the split under a budget and take the time, decoding excluded."""
+    plan = classifier.plan(budget, len(split))
+    began = time.perf_counter()
+    found = classifier.predict(split.images, plan=plan)
+    seconds = time.perf_counter() - began
+    shares = np.bincount(found.exit_index, minlength=classifier.net.num_exits) / len(split)
+    outcome = Outcome(
+        float((found.label == split.labels).mean()),
+        float(shares @ np.asarray(plan.costs.at_exit)),
+        tuple(shares.tolist()),
+    )
+    return BudgetReport(plan.costs.format(plan.budget), outcome, len(split) / seconds)
+
+
+def run_deadline(classifier: Classifier, split: Split, deadline_ms: float) -> DeadlineReport:
+    """Classify the split image by image, each before the deadline; images for which it is too short count as wrong."""
+    classifier.times(1)
+    exits, right, took = [], [], []
+    for image, label in zip(split.images, split.labels, strict=True):
+        began = time.perf_counter()
+        try:
+            found = classifier.predict(image[None], deadline_ms=deadline_ms)
+        except BudgetError:
+            right.append(False)
+            continue
+        took.append((time.perf_counter() - began) * 1e3)
+        exits.append(int(found.exit_index[0]))
+        right.append(bool(found.label[0] == label))
+    if not took:
+        raise BudgetError(f"deadline {deadline_ms:g} ms is too short for exit 0 on this machine; allow more")
+    in_time = float((np.array(took) <= deadline_ms).sum() / len(right))
+    return DeadlineReport(deadline_ms, float(np.mean(right)), float(np.mean(exits)), in_time, float(np.median(took)))
+
+
+def budget_curve(evaluation: Evaluation, calibration: Calibration, costs: Costs, points: int = 40) -> list[Outcome]:
+    """Accuracy over mean cost for budgets from the first to the last exit's cost, thresholds from the calibration."""
+    budgets = np.geomspace(costs.at_exit[0], costs.at_exit[-1], points)
+    budgets[0] = costs.at_exit[0]
+    plans = (calibration.solve(float(budget), costs) for budget in budgets)
+    return [simulate(evaluation.confidence, evaluation.correct, plan.policy.thresholds, costs) for plan in plans]
+
+
+def spread_budgets(costs: Costs, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> list[float]:
+    """Budgets at given places between the first and the last exit's cost."""
+    first, last = costs.at_exit[0], costs.at_exit[-1]
+    return [first + share * (last - first) for share in shares]
+
+
+def as_json(evaluation: Evaluation, budgets: list[BudgetReport], deadlines: list[DeadlineReport]) -> dict[str, Any]:
+    """Plain values for ``--json`` and stored results."""
+    exits, accuracy = evaluation.exits, evaluation.exits.accuracy
+    return {
+        "source": evaluation.source,
+        "split": evaluation.split,
+        "images": evaluation.images,
+        "exits": [
+            {
+                "exit": k, "macs": exits.macs[k], "ms": exits.ms[k],
+                "top1": accuracy.top1[k], "top5": accuracy.top5[k],
+                "ensemble_top1": accuracy.ensemble_top1[k], "ensemble_top5": accuracy.ensemble_top5[k],
+            }
+            for k in range(len(exits.macs))
+        ],
+        "budgets": [
+            {"budget": b.budget, "accuracy": b.outcome.accuracy, "mean_cost": b.outcome.mean_cost,
+             "images_per_s": b.images_per_s, "shares": list(b.outcome.shares)}
+            for b in budgets
+        ],
+        "deadlines": [vars(d) for d in deadlines],
+    }  # fmt: skip

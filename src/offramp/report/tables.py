@@ -1,0 +1,87 @@
+"""The tables people see, as text cells; the command line and the page print the same ones."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from offramp.costs import Costs
+from offramp.decide.paper import SweepPoint
+from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns and rows of text."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def to_csv(self) -> str:
+        """As comma-separated values with a header."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+
+def exit_table(evaluation: Evaluation, costs: Costs) -> Table:
+    """One row per exit."""
+    exits, accuracy = evaluation.exits, evaluation.exits.accuracy
+    rows = (
+        (str(k), costs.format(macs), f"{ms:.2f}", *(f"{100 * value:.2f}" for value in shares))
+        for k, (macs, ms, *shares) in enumerate(
+            zip(
+                exits.macs, exits.ms, accuracy.top1, accuracy.top5, accuracy.ensemble_top1, accuracy.ensemble_top5,
+                strict=True,
+            )
+        )
+    )  # fmt: skip
+    return Table(
+        ("exit", "cost", "ms, 1 image", "top-1 %", "top-5 %", "ensemble top-1 %", "ensemble top-5 %"), tuple(rows)
+    )
+
+
+def budget_table(budgets: Sequence[BudgetReport], costs: Costs) -> Table:
+    """One row per budget."""
+    rows = (
+        (
+            one.budget,
+            f"{100 * one.outcome.accuracy:.2f}",
+            costs.format(one.outcome.mean_cost),
+            f"{one.images_per_s:,.0f}",
+            " / ".join(f"{100 * share:.0f}" for share in one.outcome.shares),
+        )
+        for one in budgets
+    )
+    return Table(("budget per image", "top-1 %", "mean cost", "images/s", "left at exit 0 / 1 / …, %"), tuple(rows))
+
+
+def deadline_table(deadlines: Sequence[DeadlineReport]) -> Table:
+    """One row per deadline."""
+    rows = (
+        (
+            f"{one.deadline_ms:.2f} ms",
+            f"{100 * one.accuracy:.2f}",
+            f"{one.mean_exit:.2f}",
+            f"{one.p50_ms:.2f}",
+            f"{100 * one.in_time:.1f}",
+        )
+        for one in deadlines
+    )
+    return Table(("deadline", "top-1 %", "mean exit", "median ms", "in time %"), tuple(rows))
+
+
+def sweep_table(points: Sequence[SweepPoint], costs: Costs) -> Table:
+    """One row per point of the published sweep."""
+    rows = (
+        (
+            f"{one.p / 20:.2f}",
+            f"{100 * one.fitted.accuracy:.2f}",
+            f"{100 * one.applied.accuracy:.2f}",
+            costs.format(one.applied.mean_cost),
+        )
+        for one in points
+    )
+    return Table(("r", "calibrate top-1 %", "test top-1 %", "test mean cost"), tuple(rows))
