@@ -38,8 +38,11 @@ test-all: test
 demo: setup
 	$(BIN)/offramp demo --out runs/demo
 
+DATA_ROOT ?= ../shared/data
+
 bench: setup
 	$(BIN)/python benchmarks/stages.py
+	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
 
 clean:
 	rm -rf .venv dist build runs/demo

@@ -1,0 +1,61 @@
+"""Do budgets save time? The shipped CIFAR-10 model on test images: time share against MAC share at three budgets."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from common import header, interleaved, keep, spread, table
+
+import offramp
+from offramp.catalog import lookup
+from offramp.decide.plan import ExitPlan
+from offramp.report.evaluation import spread_budgets
+
+ROUNDS = 7
+IMAGES = 2048
+
+
+def main() -> None:
+    """Print and keep the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder above cifar10/")
+    test = lookup("data set", "cifar10", "data", "SOURCES").open(parser.parse_args().data_root).split("test")
+    images, labels = test.images[:IMAGES], test.labels[:IMAGES]
+    model = offramp.load("cifar10")
+    costs = model.costs
+    plans = [model.plan(budget) for budget in spread_budgets(costs)]
+    whole = model.plan(costs.at_exit[-1])
+
+    def spend(plan: ExitPlan) -> Callable[[], object]:
+        return lambda: model.predict(images, plan=plan)
+
+    times = interleaved({str(n): spend(plan) for n, plan in enumerate([*plans, whole])}, ROUNDS, warmup=1)
+    full = median(times["3"])
+    rows = []
+    for n, plan in enumerate([*plans, whole]):
+        found = model.predict(images, plan=plan)
+        shares = np.bincount(found.exit_index, minlength=len(costs.at_exit)) / IMAGES
+        mean = float(shares @ np.asarray(costs.at_exit))
+        mac_share, time_share = mean / costs.at_exit[-1], median(times[str(n)]) / full
+        rows.append(
+            (
+                costs.format(plan.budget),
+                f"{100 * (found.label == labels).mean():.2f}",
+                costs.format(mean),
+                " / ".join(f"{100 * share:.0f}" for share in shares),
+                spread(times[str(n)]),
+                f"{IMAGES / median(times[str(n)]) * 1e3:,.0f}",
+                f"{mac_share:.3f}",
+                f"{time_share:.3f}",
+                f"{time_share / mac_share:.2f}",
+            )
+        )
+    columns = ("budget", "top-1 %", "mean cost", "left at exit, %", "ms", "images/s", "MAC share", "time share", "ratio")
+    title = f"Budgets on {IMAGES:,} CIFAR-10 test images, batches of {model.batch_size}"
+    keep("budgets", header(title, ROUNDS) + "\n" + table(columns, rows), times)
+
+
+if __name__ == "__main__":
+    main()
