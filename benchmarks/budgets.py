@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from common import header, interleaved, keep, spread, table
 
 import offramp
+from common import header, interleaved, keep, spread, table
 from offramp.catalog import lookup
 from offramp.decide.plan import ExitPlan
 from offramp.report.evaluation import spread_budgets
@@ -52,7 +52,17 @@ def main() -> None:
                 f"{time_share / mac_share:.2f}",
             )
         )
-    columns = ("budget", "top-1 %", "mean cost", "left at exit, %", "ms", "images/s", "MAC share", "time share", "ratio")
+    columns = (
+        "budget",
+        "top-1 %",
+        "mean cost",
+        "left at exit, %",
+        "ms",
+        "images/s",
+        "MAC share",
+        "time share",
+        "ratio",
+    )
     title = f"Budgets on {IMAGES:,} CIFAR-10 test images, batches of {model.batch_size}"
     keep("budgets", header(title, ROUNDS) + "\n" + table(columns, rows), times)
 

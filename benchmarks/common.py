@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -45,7 +45,7 @@ def header(title: str, rounds: int) -> str:
     return f"# {title}\n\n{facts}; n = {rounds} interleaved rounds, median [p10 … p90], {clock}\n"
 
 
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [columns, tuple("---:" for _ in columns), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from common import header, interleaved, keep, spread, table
 
 import offramp
+from common import header, interleaved, keep, spread, table
 from offramp.measure.macs import direct_macs, staged_macs
 
 ROUNDS = 30

@@ -98,6 +98,7 @@ class Classifier:
         deadline_ms: float | None = None,
         exit: int | None = None,
         plan: ExitPlan | str | Path | None = None,
+        report: Callable[[int], None] | None = None,
     ) -> Predictions:
         """Answers for one or many images; by default at the last exit.
 
@@ -108,6 +109,7 @@ class Classifier:
                 measures the stages before the clock starts.
             exit: answer everything at this exit, going straight to it.
             plan: a solved plan, or the file of one.
+            report: told how many images are answered after each batch (not under a deadline).
 
         Raises:
             ConfigError: more than one of the four, or no such exit.
@@ -115,9 +117,10 @@ class Classifier:
             ArtifactError: a plan made for another model.
             DataError: an image that cannot be read, or a model without preprocessing.
         """
-        given = [name for name, value in locals().items() if name not in ("self", "images") and value is not None]
+        ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
+        given = [name for name, value in ways.items() if value is not None]
         if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} together: give one of budget, deadline_ms, exit and plan")
+            raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
         if budget is not None:
             self._need_calibration()
         if exit is not None and not 0 <= exit < self.net.num_exits:
@@ -132,9 +135,9 @@ class Classifier:
             plan = self.plan(budget, len(pixels))
         if plan is not None:
             policy = self._checked(plan).policy
-            return self._batches(pixels, lambda batch: Predictions.at(*run_budgeted(self.net, batch, policy)))
+            return self._batches(pixels, lambda batch: Predictions.at(*run_budgeted(self.net, batch, policy)), report)
         k = self.net.num_exits - 1 if exit is None else exit
-        return self._batches(pixels, lambda batch: self._direct(k, batch))
+        return self._batches(pixels, lambda batch: self._direct(k, batch), report)
 
     def stream(self, images: Images, deadline_ms: float = float("inf")) -> Iterator[Predictions]:
         """Yield an answer at exit 0, 1, … until the next would miss the deadline.
@@ -196,9 +199,18 @@ class Classifier:
     def _normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
         return self._need_preprocessing().normalize(torch.from_numpy(pixels).to(self.device))
 
-    def _batches(self, pixels: NDArray[np.uint8], run: Callable[[Tensor], Predictions]) -> Predictions:
-        firsts = range(0, max(1, len(pixels)), self.batch_size)
-        return Predictions.join([run(self._normalize(pixels[first : first + self.batch_size])) for first in firsts])
+    def _batches(
+        self,
+        pixels: NDArray[np.uint8],
+        run: Callable[[Tensor], Predictions],
+        report: Callable[[int], None] | None,
+    ) -> Predictions:
+        parts = []
+        for first in range(0, max(1, len(pixels)), self.batch_size):
+            parts.append(run(self._normalize(pixels[first : first + self.batch_size])))
+            if report is not None:
+                report(min(first + self.batch_size, len(pixels)))
+        return Predictions.join(parts)
 
     @torch.inference_mode()
     def _direct(self, k: int, batch: Tensor) -> Predictions:

@@ -17,6 +17,8 @@ def run(
 
     Uses the digits that come with scikit-learn; nothing is downloaded.
     """
+    from PIL import Image
+
     from offramp.catalog import lookup
     from offramp.cli.reporting import Report, show, write_report
     from offramp.cli.show import say
@@ -39,10 +41,19 @@ def run(
     page = out / "report.html"
     write_report(report, page)
     say(f"\nDone in {time.perf_counter() - began:.0f} s. The curves are in {page}.")
+    digit = out / "digit.png"
+    Image.fromarray(source.split("test").images[0, :, :, 0]).save(digit)
+    middle = classifier.costs.format((classifier.costs.at_exit[0] + classifier.costs.at_exit[-1]) / 2).replace(" ", "")
+    commands = (
+        (f"offramp predict {out} {digit} --budget {middle} --top-k 3", "classify an image under a budget"),
+        (f"offramp evaluate {out} --sweep paper", "the published evaluation"),
+        (f"offramp cost {recipe.variant}", "what each exit costs"),
+        ("offramp train cifar10 --data-root DIR", "the same with CIFAR-10"),
+    )
     say("\nNext:")
-    say(f"  offramp predict {out} DIGIT.png --budget 2MMAC     classify your own image of a digit")
-    say(f"  offramp cost {recipe.variant}                    what each exit costs")
-    say("  offramp train cifar10 --data-root DIR            the same with CIFAR-10")
+    width = max(len(command) for command, _ in commands)
+    for command, purpose in commands:
+        say(f"  {command:{width}}  {purpose}")
 
 
 def _deadline_exits(num_exits: int) -> tuple[int, int, int]:

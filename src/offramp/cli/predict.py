@@ -28,11 +28,12 @@ def run(
     together, which run as one batch.
     """
     from offramp.classifier import load
-    from offramp.cli.show import say_json, say_table
+    from offramp.cli.show import counting, say_json, say_table
     from offramp.report.tables import Table
 
     classifier = load(model)
-    found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan)
+    with counting("classifying", len(images)) as done:
+        found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan, report=done)
     probabilities = found.probabilities
     rows: list[dict[str, Any]] = []
     for row, (path, k) in enumerate(zip(images, found.exit_index.tolist(), strict=True)):

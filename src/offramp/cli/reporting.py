@@ -46,12 +46,14 @@ class Report:
         chosen: list[float] | list[str] = budgets or (
             spread_budgets(classifier.costs) if classifier.calibration else []
         )
-        return cls(
-            classifier,
-            evaluation,
-            [run_budget(classifier, test, budget) for budget in chosen],
-            [run_deadline(classifier, test, deadline) for deadline in deadlines_ms],
-        )
+        spent, kept = [], []
+        for budget in chosen:
+            with counting(f"budget {_named(classifier, budget)}", len(test)) as done:
+                spent.append(run_budget(classifier, test, budget, done))
+        for deadline in deadlines_ms:
+            with counting(f"deadline {deadline:g} ms", len(test)) as done:
+                kept.append(run_deadline(classifier, test, deadline, done))
+        return cls(classifier, evaluation, spent, kept)
 
     def paper_sweep(self) -> list[SweepPoint]:
         """The published sweep, thresholds fitted on the calibration and applied to the test scores."""
@@ -96,6 +98,10 @@ def _tables(report: Report, sweep: list[SweepPoint] | None) -> list[tuple[str, T
     if sweep is not None:
         tables.append(("Published sweep: shares r^k, thresholds from the calibration", sweep_table(sweep, costs)))
     return tables
+
+
+def _named(classifier: Classifier, budget: float | str) -> str:
+    return budget if isinstance(budget, str) else classifier.costs.format(budget)
 
 
 def write_report(report: Report, path: Path) -> None:

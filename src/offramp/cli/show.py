@@ -49,7 +49,7 @@ def remark(message: str) -> None:
 def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar with the time left; yields a function that is told how many are done."""
     with bar() as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(what, total=total, note="")
         yield lambda done: progress.update(task, completed=done)
 
 

@@ -48,13 +48,13 @@ def read_part(
         raise DataError(
             f"{folder}: class names {', '.join(names[:3])} … ({len(names)}) are not those of {folder.name}; check the path"
         )
-    values = np.asarray(table[label], np.int64)
-    if len(values) == 0 or values.min() < 0 or values.max() >= len(names):
+    values = np.asarray(table[label])
+    if values.dtype.kind not in "iu" or len(values) == 0 or values.min() < 0 or values.max() >= len(names):
         raise DataError(
             f"{folder}: {len(values)} labels must lie in 0 … {len(names) - 1}; the copy is damaged, get it anew"
         )
     cells = (cell.as_py() for cell in table[image])
-    return Split(_decode(folder, part, cells, len(values), size, mode), values)
+    return Split(_decode(folder, part, cells, len(values), size, mode), values.astype(np.int64))
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":

@@ -46,6 +46,8 @@ def he_fan_out_(net: nn.Module) -> None:
     Linear weights keep PyTorch's default, linear biases become 0. This is what the MSDNet authors' Lua code does; the
     public PyTorch port means to but never reaches its convolutions.
     """
+    if next(net.parameters()).is_meta:
+        return  # nothing to fill, and drawing on the meta device first imports a compiler (seconds)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             kh, kw = module.kernel_size

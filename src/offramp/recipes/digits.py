@@ -6,7 +6,7 @@ RECIPES = {
     "digits": Recipe(
         variant="msdnet-digits",
         source="digits",
-        epochs=24,
+        epochs=16,
         batch_size=64,
         learning_rate=0.1,
         warmup_epochs=2,

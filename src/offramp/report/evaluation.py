@@ -85,11 +85,13 @@ def evaluate(
     return Evaluation(source.name, split, len(data), exits, confidence, correct)
 
 
-def run_budget(classifier: Classifier, split: Split, budget: float | str) -> BudgetReport:
+def run_budget(
+    classifier: Classifier, split: Split, budget: float | str, report: Callable[[int], None] | None = None
+) -> BudgetReport:
     """Classify the split under a budget and take the time, decoding excluded."""
     plan = classifier.plan(budget, len(split))
     began = time.perf_counter()
-    found = classifier.predict(split.images, plan=plan)
+    found = classifier.predict(split.images, plan=plan, report=report)
     seconds = time.perf_counter() - began
     shares = np.bincount(found.exit_index, minlength=classifier.net.num_exits) / len(split)
     outcome = Outcome(
@@ -100,11 +102,15 @@ def run_budget(classifier: Classifier, split: Split, budget: float | str) -> Bud
     return BudgetReport(plan.costs.format(plan.budget), outcome, len(split) / seconds)
 
 
-def run_deadline(classifier: Classifier, split: Split, deadline_ms: float) -> DeadlineReport:
+def run_deadline(
+    classifier: Classifier, split: Split, deadline_ms: float, report: Callable[[int], None] | None = None
+) -> DeadlineReport:
     """Classify the split image by image, each before the deadline; images for which it is too short count as wrong."""
     classifier.times(1)
     exits, right, took = [], [], []
-    for image, label in zip(split.images, split.labels, strict=True):
+    for place, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+        if report is not None:
+            report(place)
         began = time.perf_counter()
         try:
             found = classifier.predict(image[None], deadline_ms=deadline_ms)

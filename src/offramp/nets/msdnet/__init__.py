@@ -23,7 +23,7 @@ def _imagenet(base: int, step: int) -> MSDNetConfig:
 
 VARIANTS: dict[str, MSDNetConfig] = {
     "msdnet-digits": MSDNetConfig(
-        exits=4, base=1, step=1, spacing="linear", channels=8, growth_rate=4, image_channels=1
+        exits=4, base=1, step=1, spacing="linear", channels=4, growth_rate=2, image_channels=1
     ),
     **{f"msdnet-cifar-anytime-{exits}": MSDNetConfig(exits=exits, base=4, step=2) for exits in (7, 10, 11)},
     **{
