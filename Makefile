@@ -43,6 +43,7 @@ DATA_ROOT ?= ../shared/data
 bench: setup
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
+	$(BIN)/python benchmarks/cifar10.py --data-root $(DATA_ROOT)
 
 clean:
 	rm -rf .venv dist build runs/demo

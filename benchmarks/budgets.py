@@ -8,10 +8,11 @@ from statistics import median
 import numpy as np
 
 import offramp
-from common import header, interleaved, keep, spread, table
+from common import header, interleaved, keep, markdown, spread
 from offramp.catalog import lookup
 from offramp.decide.plan import ExitPlan
 from offramp.report.evaluation import spread_budgets
+from offramp.report.tables import Table
 
 ROUNDS = 7
 IMAGES = 2048
@@ -64,7 +65,7 @@ def main() -> None:
         "ratio",
     )
     title = f"Budgets on {IMAGES:,} CIFAR-10 test images, batches of {model.batch_size}"
-    keep("budgets", header(title, ROUNDS) + "\n" + table(columns, rows), times)
+    keep("budgets", header(title, ROUNDS) + "\n" + markdown(Table(columns, tuple(rows))), times)
 
 
 if __name__ == "__main__":

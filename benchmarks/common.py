@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from offramp.measure.machine import describe_machine
+from offramp.report.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,9 +46,9 @@ def header(title: str, rounds: int) -> str:
     return f"# {title}\n\n{facts}; n = {rounds} interleaved rounds, median [p10 … p90], {clock}\n"
 
 
-def table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
-    lines = [columns, tuple("---:" for _ in columns), *rows]
+def markdown(table: Table) -> str:
+    """As a Markdown table."""
+    lines = [table.columns, tuple("---:" for _ in table.columns), *table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 

@@ -9,8 +9,9 @@ from statistics import median
 import torch
 
 import offramp
-from common import header, interleaved, keep, spread, table
+from common import header, interleaved, keep, markdown, spread
 from offramp.measure.macs import direct_macs, staged_macs
+from offramp.report.tables import Table
 
 ROUNDS = 30
 VARIANT = "msdnet-cifar-anytime-10"
@@ -54,7 +55,11 @@ def main() -> None:
         )
     columns = ("exit", "MMAC", "ms", "MAC share", "time share", "time / MAC share", "direct MMAC", "direct ms")
     reference = f"\nPublic code's way (all cells, all exits): {spread(times['plain'])} ms.\n"
-    keep("stages", header(f"Stages of {VARIANT}", ROUNDS) + "\n" + table(columns, rows) + reference, times)
+    keep(
+        "stages",
+        header(f"Stages of {VARIANT}", ROUNDS) + "\n" + markdown(Table(columns, tuple(rows))) + reference,
+        times,
+    )
 
 
 if __name__ == "__main__":

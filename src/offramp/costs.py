@@ -39,12 +39,15 @@ class Costs:
 
     def format(self, value: float) -> str:
         """``value`` with the unit a person would choose, e.g. ``13.2 MMAC``."""
-        if self.unit == "ms":
-            return f"{value:.3g} ms"
-        for name in ("GMAC", "MMAC", "KMAC"):
-            if value >= UNITS[name][1]:
-                return f"{value / UNITS[name][1]:.4g} {name}"
-        return f"{value:.4g} MAC"
+        return format_cost(value, self.unit)
+
+
+def format_cost(value: float, unit: str) -> str:
+    """A cost in ``unit`` (MAC or ms) with the unit a person would choose."""
+    if unit == "ms":
+        return f"{value:.3g} ms"
+    name, factor = next((n, UNITS[n][1]) for n in ("GMAC", "MMAC", "KMAC", "MAC") if value >= UNITS[n][1] or n == "MAC")
+    return f"{value / factor:.4g} {name}"
 
 
 def parse_budget(budget: float | str) -> tuple[float, str | None]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.classifier.identity import identity_of, stored_form, weights_digest
+from offramp.classifier.identity import Storage, identity_of, stored_form, weights_digest
 from offramp.costs import Costs, parse_budget
 from offramp.data.preprocess import Images, Preprocessing
 from offramp.data.source import Source
@@ -35,6 +35,7 @@ class Classifier:
         classes: class names, (C,).
         preprocessing: what images go through; without it ``net`` works and :meth:`predict` refuses.
         calibration: scores of held-out images; without them ``budget`` is refused.
+        storage: how :func:`offramp.classifier.folder.save` keeps the weights; all figures belong to that form.
         about: plain values that travel with the model (training, hold-out, origin).
 
     Raises:
@@ -52,6 +53,7 @@ class Classifier:
         preprocessing: Preprocessing | None,
         *,
         calibration: Calibration | None = None,
+        storage: Storage = "fp32",
         about: dict[str, Any] | None = None,
     ) -> None:
         if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
@@ -66,6 +68,7 @@ class Classifier:
         self.net = net.eval()
         self.classes = classes
         self.preprocessing = preprocessing
+        self.storage = storage
         self.about = about or {}
         self._times: dict[int, StageTimes] = {}
         self.calibration = calibration
@@ -82,7 +85,7 @@ class Classifier:
     @cached_property
     def identity(self) -> str:
         """SHA-256 of stored weights, precision, answer rule and preprocessing."""
-        digest = weights_digest(stored_form(self.net.state_dict()))
+        digest = weights_digest(stored_form(self.net.state_dict(), self.storage))
         return identity_of(digest, "fp32", "this-exit", self.preprocessing)
 
     @cached_property

@@ -23,7 +23,7 @@ MODEL, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.
 
 def save(classifier: Classifier, folder: Path) -> None:
     """Write a model folder; ``model.json``, which makes it one, comes last."""
-    stored = stored_form(classifier.net.state_dict())
+    stored = stored_form(classifier.net.state_dict(), classifier.storage)
     weights = format_tensors(stored)
     write_atomic(folder / WEIGHTS, lambda file: file.write(weights))
     if classifier.calibration is None:
@@ -40,6 +40,7 @@ def save(classifier: Classifier, folder: Path) -> None:
             "net": config.to_json(),
             "classes": list(classifier.classes),
             "preprocessing": classifier.preprocessing.to_json() if classifier.preprocessing else None,
+            "storage": classifier.storage,
             "weights_sha256": weights_digest(stored),
             "about": classifier.about,
         },
@@ -59,7 +60,12 @@ def read(folder: Path) -> Classifier:
         preprocessing = Preprocessing.from_json(about["preprocessing"]) if about["preprocessing"] else None
         calibration = Calibration.load(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
         return Classifier(
-            fast(net), tuple(about["classes"]), preprocessing, calibration=calibration, about=about["about"]
+            fast(net),
+            tuple(about["classes"]),
+            preprocessing,
+            calibration=calibration,
+            storage=about["storage"],
+            about=about["about"],
         )
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -3,24 +3,28 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from offramp.data.preprocess import Preprocessing
 
+Storage = Literal["fp32", "fp16"]
+"""How a model folder keeps weights."""
 
-def stored_form(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as a model folder keeps them: weights of two and more axes in fp16, all others (norms, biases) as they are.
 
-    Norm statistics stay in float32, since small variances would underflow.
+def stored_form(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """The tensors as a model folder keeps them.
+
+    With ``fp16`` weights of two and more axes are halved; all others (norms, biases) stay in float32, since small
+    variances would underflow.
     """
-    return {
-        name: (tensor.detach().half() if tensor.ndim > 1 and tensor.is_floating_point() else tensor.detach())
-        .cpu()
-        .contiguous()
-        for name, tensor in state.items()
-    }
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.half() if storage == "fp16" and tensor.ndim > 1 and tensor.is_floating_point() else tensor
+
+    return {name: keep(tensor.detach()).cpu().contiguous() for name, tensor in state.items()}
 
 
 def weights_digest(stored: Mapping[str, Tensor]) -> str:

@@ -92,7 +92,7 @@ def _tables(report: Report, sweep: list[SweepPoint] | None) -> list[tuple[str, T
         (f"Anytime: every exit on {evaluation.images:,} images of {evaluation.source}", exit_table(evaluation, costs))
     ]
     if report.budgets:
-        tables.append(("Budgeted: images leave as early as they can", budget_table(report.budgets, costs)))
+        tables.append(("Budgeted: images leave as early as they can", budget_table(report.budgets)))
     if report.deadlines:
         tables.append(("Deadlines: one image a call", deadline_table(report.deadlines)))
     if sweep is not None:

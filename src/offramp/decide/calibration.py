@@ -72,7 +72,7 @@ class Calibration:
                 check_format(path, about.get("format"), about.get("version"), FORMAT, VERSION)
                 arrays = {name: file.get_tensor(name) for name in ("confidence", "correct", "indices")}
             loaded = cls(**arrays, source=about["source"], seed=about["seed"], identity=about["identity"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{path}: the calibration is damaged ({error}); calibrate again") from None
         shape = loaded.confidence.shape
         if len(shape) != 2 or loaded.correct.shape != shape or len(loaded.indices) != shape[1] or shape[1] == 0:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from offramp.costs import Costs
+from offramp.costs import UNITS, Costs
 from offramp.decide.budget import Outcome
 from offramp.decide.policies import Threshold
-from offramp.errors import ArtifactError
+from offramp.errors import ArtifactError, ConfigError
 from offramp.files import read_json, write_json
 
 FORMAT, VERSION = "offramp-plan", 1
@@ -57,13 +57,15 @@ class ExitPlan:
         """
         stored: dict[str, Any] = read_json(path, FORMAT, VERSION)
         try:
+            if stored["unit"] not in {unit for unit, _ in UNITS.values()}:
+                raise ValueError(f"unit {stored['unit']!r}")
             costs = Costs(tuple(map(float, stored["costs"])), stored["unit"])
             thresholds = tuple(map(float, stored["thresholds"]))
             expected = stored["expected"]
             outcome = Outcome(float(expected["accuracy"]), float(expected["mean_cost"]), tuple(expected["shares"]))
             plan = cls(Threshold(thresholds), float(stored["budget"]), costs, outcome, str(stored["identity"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path}: the plan is incomplete ({error!r}); solve it anew") from None
+        except (KeyError, TypeError, ValueError, ConfigError) as error:
+            raise ArtifactError(f"{path}: the plan is incomplete or damaged ({error!r}); solve it anew") from None
         if len(thresholds) != len(costs.at_exit) or any(np.isnan(thresholds)):
             raise ArtifactError(f"{path}: {len(thresholds)} thresholds for {len(costs.at_exit)} exits; solve it anew")
         return plan

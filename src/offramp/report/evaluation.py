@@ -35,6 +35,8 @@ class BudgetReport:
     """One budget, really spent."""
 
     budget: str
+    unit: str
+    """Of the outcome's mean cost: MAC or ms."""
     outcome: Outcome
     images_per_s: float
 
@@ -99,7 +101,7 @@ def run_budget(
         float(shares @ np.asarray(plan.costs.at_exit)),
         tuple(shares.tolist()),
     )
-    return BudgetReport(plan.costs.format(plan.budget), outcome, len(split) / seconds)
+    return BudgetReport(plan.costs.format(plan.budget), plan.costs.unit, outcome, len(split) / seconds)
 
 
 def run_deadline(

@@ -1,13 +1,13 @@
 """One self-contained HTML page: tables and curves, no network, no scripts."""
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from offramp.costs import Costs
 from offramp.decide.budget import Outcome
 from offramp.files import write_text
+from offramp.report.curves import curves_svg
 from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
 from offramp.report.tables import Table, budget_table, deadline_table, exit_table
 
@@ -49,11 +49,11 @@ def write_page(
     """
     parts = [
         f"<h1>{html.escape(title)}</h1><p>{html.escape(note)}</p>",
-        f"<h2>Accuracy against cost</h2><figure>{_curves(evaluation, costs, curve, budgets)}</figure>",
+        f"<h2>Accuracy against cost</h2><figure>{curves_svg(evaluation, curve, budgets)}</figure>",
         "<h2>Anytime: every exit</h2>" + _table(exit_table(evaluation, costs)),
     ]
     if budgets:
-        parts.append("<h2>Budgeted: easy images leave early</h2>" + _table(budget_table(budgets, costs)))
+        parts.append("<h2>Budgeted: easy images leave early</h2>" + _table(budget_table(budgets)))
     if deadlines:
         parts.append("<h2>Deadlines: one image a call</h2>" + _table(deadline_table(deadlines)))
     write_text(
@@ -68,37 +68,3 @@ def _table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.columns)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
     return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _curves(evaluation: Evaluation, costs: Costs, curve: Sequence[Outcome], budgets: Sequence[BudgetReport]) -> str:
-    """Accuracy over MACs and over measured milliseconds, as SVG."""
-    from matplotlib.figure import Figure
-
-    accuracy = [100 * value for value in evaluation.exits.accuracy.top1]
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    by_macs, by_time = figure.subplots(1, 2, sharey=True)
-    mega = [value / 1e6 for value in evaluation.exits.macs]
-    by_macs.plot(mega, accuracy, "o--", color="#8a8f98", label="anytime: every image to the same exit")
-    if curve:
-        by_macs.plot(
-            [one.mean_cost / 1e6 for one in curve], [100 * one.accuracy for one in curve],
-            color="#d1495b", linewidth=2, label="budgeted: each image as deep as it needs",
-        )  # fmt: skip
-    if budgets and costs.unit == "MAC":
-        by_macs.plot(
-            [one.outcome.mean_cost / 1e6 for one in budgets], [100 * one.outcome.accuracy for one in budgets],
-            "D", color="#00798c", label="budgets really run",
-        )  # fmt: skip
-    by_macs.set_xlabel("mean MMAC per image")
-    by_macs.set_ylabel("top-1 accuracy, %")
-    by_macs.legend(frameon=False, fontsize=9, loc="lower right")
-    by_time.plot(evaluation.exits.ms, accuracy, "o-", color="#00798c")
-    for k, (x, y) in enumerate(zip(evaluation.exits.ms, accuracy, strict=True)):
-        by_time.annotate(f"exit {k}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=9)
-    by_time.set_xlabel("measured ms for one image")
-    for axes in (by_macs, by_time):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    out = io.StringIO()
-    figure.savefig(out, format="svg")
-    return out.getvalue()[out.getvalue().index("<svg") :]

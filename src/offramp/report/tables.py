@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from offramp.costs import Costs
+from offramp.costs import Costs, format_cost
 from offramp.decide.paper import SweepPoint
 from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
 
@@ -43,13 +43,13 @@ def exit_table(evaluation: Evaluation, costs: Costs) -> Table:
     )
 
 
-def budget_table(budgets: Sequence[BudgetReport], costs: Costs) -> Table:
+def budget_table(budgets: Sequence[BudgetReport]) -> Table:
     """One row per budget."""
     rows = (
         (
             one.budget,
             f"{100 * one.outcome.accuracy:.2f}",
-            costs.format(one.outcome.mean_cost),
+            format_cost(one.outcome.mean_cost, one.unit),
             f"{one.images_per_s:,.0f}",
             " / ".join(f"{100 * share:.0f}" for share in one.outcome.shares),
         )

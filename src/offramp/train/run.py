@@ -88,7 +88,7 @@ def train_run(
         "source": {"name": source.name, "holdout_seed": source.seed, "holdout": source.spec.holdout},
         "machine": describe_machine(device),
     }
-    save(Classifier(net.cpu(), source.classes, source.preprocessing, about=about), out / "model")
+    save(Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about), out / "model")
     classifier = load(out / "model")
     classifier.calibrate(source)
     save(classifier, out / "model")
