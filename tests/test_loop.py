@@ -353,3 +353,8 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_the_generator_alone(
     torch.rand(7)
     same_weights(tiny_net(3), one)
     assert not torch.equal(next(tiny_net(4).parameters()), next(one.parameters()))
+
+
+def test_a_last_batch_of_one_image_is_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match="batch_size=4: leaves a last batch of one of 9 images"):
+        trainer_for(dataclasses.replace(RECIPE, batch_size=4, drop_last=False), quarters(9))

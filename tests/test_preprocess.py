@@ -212,3 +212,8 @@ def test_values_that_break_a_rule_are_refused(size: int, mean: Any, std: Any, me
     with pytest.raises(ConfigError) as caught:
         Preprocessing(size, mean, std)
     assert message in str(caught.value)
+
+
+def test_transparent_pixels_become_white_not_the_colour_hidden_under_them() -> None:
+    hidden = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert (RGB.decode(hidden) == 255).all()

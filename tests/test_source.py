@@ -84,6 +84,12 @@ def test_a_data_set_in_a_folder_wants_the_folder() -> None:
         SOURCES["cifar10"].open()
 
 
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_a_folder_without_cifar_is_refused_with_the_place_that_was_looked_at(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"{name}: no test-\*\.parquet there; check --data-root"):
+        SOURCES[name].open(tmp_path).split("test")
+
+
 def test_a_training_part_no_larger_than_the_hold_out_is_refused() -> None:
     spec = SourceSpec("cut", ("a",), NUMBERED.preprocessing, holdout=40, needs_root=False, read=numbered)
     with pytest.raises(DataError, match="'cut' has 40 training images, its hold-out wants 40; the copy is incomplete"):

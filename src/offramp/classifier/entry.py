@@ -26,10 +26,14 @@ def find(path_or_name: str | Path) -> Path:
         ArtifactError: nothing there.
     """
     path = Path(path_or_name)
-    for candidate in (path, path / "model", SHIPPED / path_or_name):
-        if (candidate / folder.MODEL).is_file():
-            return candidate
-    if path.exists():
+    try:
+        for candidate in (path, path / "model", SHIPPED / path_or_name):
+            if (candidate / folder.MODEL).is_file():
+                return candidate
+        there = path.exists()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise ArtifactError(f"{path}: cannot be looked at ({error.strerror}); check the path") from None
+    if there:
         raise ArtifactError(f"{path}: not a model folder (no {folder.MODEL} in it); name the folder a training wrote")
     raise ArtifactError(
         f"no model is called '{path}' and no such folder exists; {suggest(str(path), shipped_models())}"

@@ -65,10 +65,10 @@ def read(folder: Path) -> Classifier:
             preprocessing,
             calibration=calibration,
             storage=about["storage"],
-            about=about["about"],
+            about=dict(about["about"]),
         )
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise ArtifactError(f"{folder / MODEL}: the model is incomplete or damaged ({reason}); get it anew") from None
     except ConfigError as error:
         raise ArtifactError(f"{folder / MODEL}: describes an impossible model: {error}") from None

@@ -38,7 +38,8 @@ def run(
     say(
         f"calibrated {folder} on {len(calibration.indices):,} held-out images of {source.name}; top-1 % per exit: {accuracy}"
     )
-    say(f"next: offramp predict {model} IMAGES… --budget {classifier.costs.format(_middle(classifier.costs.at_exit))}")
+    budget = classifier.costs.format(_middle(classifier.costs.at_exit)).replace(" ", "")
+    say(f"next: offramp predict {model} IMAGES… --budget {budget}")
 
 
 def _middle(costs: tuple[float, ...]) -> float:

@@ -53,7 +53,7 @@ def run(
     config = classifier.net.config
     say(f"wrote {out}: {config.family}, {classifier.net.num_exits} exits, {config.num_classes} classes")
     if classifier.preprocessing is not None:
-        say(f"next: offramp calibrate {out} --data NAME --data-root DIR")
+        say(f"next: offramp calibrate {out} --data {data or 'NAME'} --data-root DIR")
 
 
 def _preprocessing(

@@ -4,12 +4,14 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as RichTable
 
-from offramp.report.tables import Table
+if TYPE_CHECKING:  # importing it takes PyTorch along, and `--help` should not wait for that
+    from offramp.report.tables import Table
 
 
 def say(text: str = "") -> None:
@@ -22,7 +24,7 @@ def say_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def say_table(title: str, table: Table) -> None:
+def say_table(title: str, table: "Table") -> None:
     """An aligned table with a heading."""
     shown = RichTable(box=None, pad_edge=False, header_style="bold")
     for place, column in enumerate(table.columns):

@@ -48,8 +48,8 @@ class Preprocessing:
     def decode(self, images: Images) -> NDArray[np.uint8]:
         """The images as uint8 (N, H, W, C) of this size and colour mode.
 
-        Paths and PIL images are turned upright (EXIF), converted, resized so that the shorter side fits and cropped to
-        the centre. An array is taken as decoded: only its type and shape are checked.
+        Paths and PIL images are turned upright (EXIF), put on white where transparent, converted, resized so that the
+        shorter side fits and cropped to the centre. An array is taken as decoded: only its type and shape are checked.
 
         Raises:
             DataError: not an image, truncated, missing, or an array of another type or shape.
@@ -97,6 +97,9 @@ class Preprocessing:
         upright = ImageOps.exif_transpose(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        if upright.has_transparency_data:  # without a ground, pixels nobody sees would come out
+            ground = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
         upright = upright.convert("L" if self.channels == 1 else "RGB")
         if upright.size != (self.image_size, self.image_size):
             upright = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
@@ -117,6 +120,8 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f"{path}: no such file; check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: a folder, not an image; name the files in it") from None
+    except PermissionError:
+        raise DataError(f"{path}: may not be read; check its permissions") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image Pillow can read; give JPEG, PNG, WebP or the like") from None
     except Image.DecompressionBombError as error:

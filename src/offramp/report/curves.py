@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from offramp.decide.budget import Outcome
 from offramp.report.evaluation import BudgetReport, Evaluation
 
+LEAST_RANGE = 3.0
+"""Points of accuracy the axis spans at least, so that a single image of a small test set does not look like a cliff."""
 GREY, RED, TEAL = "#8a8f98", "#d1495b", "#00798c"
 
 
@@ -26,12 +28,10 @@ def curves_svg(evaluation: Evaluation, curve: Sequence[Outcome], budgets: Sequen
     mega = [value / 1e6 for value in evaluation.exits.macs]
     by_macs.plot(mega, accuracy, "o--", color=GREY, label="anytime: every image to the same exit")
     if curve:
-        costs, scores = [one.mean_cost / 1e6 for one in curve], [100 * one.accuracy for one in curve]
-        by_macs.plot(costs, scores, color=RED, linewidth=2, label="budgeted: each image as deep as it needs")
+        by_macs.plot(*_points(curve), color=RED, linewidth=2, label="budgeted: each image as deep as it needs")
     run = [one.outcome for one in budgets if one.unit == "MAC"]
     if run:
-        costs, scores = [one.mean_cost / 1e6 for one in run], [100 * one.accuracy for one in run]
-        by_macs.plot(costs, scores, "D", color=TEAL, label="budgets really run")
+        by_macs.plot(*_points(run), "D", color=TEAL, label="budgets really run")
     by_macs.set_xlabel("mean MMAC per image")
     by_macs.set_ylabel("top-1 accuracy, %")
     by_macs.legend(frameon=False, fontsize=9, loc="lower right")
@@ -39,12 +39,19 @@ def curves_svg(evaluation: Evaluation, curve: Sequence[Outcome], budgets: Sequen
     for k, (x, y) in enumerate(zip(evaluation.exits.ms, accuracy, strict=True)):
         by_time.annotate(f"exit {k}", (x, y), textcoords="offset points", xytext=(4, -12), fontsize=9)
     by_time.set_xlabel("measured ms for one image")
+    scores = [*accuracy, *_points(curve)[1], *_points(run)[1]]
+    by_macs.set_ylim(min(*scores, max(scores) - LEAST_RANGE) - 0.3, max(scores) + 0.3)
     for axes in (by_macs, by_time):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     out = io.StringIO()
     # Text as paths with fixed ids and no date: the same figures draw the same file.
     with rc_context({"svg.hashsalt": "offramp"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawn = out.getvalue()
     return drawn[drawn.index("<svg") :]
+
+
+def _points(outcomes: Sequence[Outcome]) -> tuple[list[float], list[float]]:
+    """Mean MMAC and accuracy in percent."""
+    return [one.mean_cost / 1e6 for one in outcomes], [100 * one.accuracy for one in outcomes]

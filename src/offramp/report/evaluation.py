@@ -159,7 +159,7 @@ def as_json(evaluation: Evaluation, budgets: list[BudgetReport], deadlines: list
         ],
         "budgets": [
             {"budget": b.budget, "accuracy": b.outcome.accuracy, "mean_cost": b.outcome.mean_cost,
-             "images_per_s": b.images_per_s, "shares": list(b.outcome.shares)}
+             "unit": b.unit, "images_per_s": b.images_per_s, "shares": list(b.outcome.shares)}
             for b in budgets
         ],
         "deadlines": [vars(d) for d in deadlines],

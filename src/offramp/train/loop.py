@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from offramp.data.augment import draws, pad_crop_flip
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Split
-from offramp.errors import ArtifactError
+from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.base import MultiExitNet
 from offramp.train.checkpoint import load_checkpoint, save_checkpoint
 from offramp.train.loss import exit_losses, exit_weights
@@ -99,6 +99,11 @@ class Trainer:
         self.images = torch.from_numpy(split.images).to(device)
         self.labels = torch.from_numpy(split.labels).to(device)
         batches = len(split) / recipe.batch_size
+        if not recipe.drop_last and len(split) % recipe.batch_size == 1:
+            raise ConfigError(
+                f"batch_size={recipe.batch_size}: leaves a last batch of one of {len(split)} images, which batch norm "
+                "cannot train on; choose another, or drop_last=true"
+            )
         self.steps_per_epoch = max(1, int(batches) if recipe.drop_last else int(np.ceil(batches)))
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.step = 0

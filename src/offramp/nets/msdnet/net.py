@@ -104,6 +104,7 @@ class MSDNet(MultiExitNet):
         super().__init__()
         self.config: MSDNetConfig = config
         self.stages = nn.ModuleList(Stage(stage, config) for stage in planner(config))
+        self._cells = dict(self.cells())
         he_fan_out_(self)
 
     def cells(self) -> Iterator[tuple[CellKey, nn.Module]]:
@@ -122,10 +123,9 @@ class MSDNet(MultiExitNet):
         """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
         stage = self.stages[k]
         assert isinstance(stage, Stage)
-        cells = dict(self.cells())
         maps = list(self.start(images))
         for key in stage.plan.direct:
-            maps[key[1]] = cells[key](maps)
+            maps[key[1]] = self._cells[key](maps)
         logits: Tensor = stage.exit(maps[-1])
         return logits
 
