@@ -26,14 +26,14 @@ def run(
     folder = find(model)
     classifier = load(folder)
     source = open_data(classifier, data, data_root)
+    with counting("calibrating", source.spec.holdout) as done:
+        calibration = classifier.calibrate(source, done)
+    save(classifier, folder)
     if classifier.about.get("source", {}).get("name") != source.name:
         remark(
             f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.seed}) alone; "
             "if it has seen those images, budgets will be spent too early"
         )
-    with counting("calibrating", source.spec.holdout) as done:
-        calibration = classifier.calibrate(source, done)
-    save(classifier, folder)
     accuracy = ", ".join(f"{100 * share:.1f}" for share in calibration.correct.mean(axis=1))
     say(
         f"calibrated {folder} on {len(calibration.indices):,} held-out images of {source.name}; top-1 % per exit: {accuracy}"

@@ -15,6 +15,8 @@ COMMANDS = (
 )  # fmt: skip
 """Each in the module of its name, as a function ``run``, in the order of ``--help``."""
 
+_INTERRUPTED = 130
+
 _USAGE_ERROR: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 """Typer carries click inside from 0.26 on and depends on it before; both have this base class."""
 
@@ -62,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         return complain(f"{message}{'' if message.endswith('?') else ';'} see --help")
     except (KeyboardInterrupt, typer.Abort):
-        return complain("interrupted", 130)
+        return complain("interrupted", _INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-    return result if isinstance(result, int) else 0
+    code = result if isinstance(result, int) else 0
+    # Some releases of Typer turn Ctrl-C into an exit code and say nothing.
+    return complain("interrupted", code) if code == _INTERRUPTED else code
