@@ -115,3 +115,11 @@ def test_arrays_that_do_not_fit_together_are_refused(
     rewrite(stored, {**arrays, "indices": np.zeros(count, np.int64)})
     with pytest.raises(ArtifactError, match="do not fit together; calibrate again"):
         Calibration.load(stored)
+
+
+def test_a_flipped_bit_in_the_scores_is_noticed(stored: Path) -> None:
+    damaged = bytearray(stored.read_bytes())
+    damaged[-1] ^= 1
+    stored.write_bytes(damaged)
+    with pytest.raises(ArtifactError, match="not those that were written; calibrate again"):
+        Calibration.load(stored)

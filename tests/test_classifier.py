@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,13 @@ def test_a_budget_in_milliseconds_is_solved_from_measured_times(clocked: Classif
     assert plan.costs.at_exit == pytest.approx((1 / 20, 3 / 20, 100003 / 20))
     assert set(clocked.predict(PIXELS, budget="0.05ms").exit_index.tolist()) == {0}
     assert set(clocked.predict(PIXELS, budget="6s").exit_index.tolist()) == {2}
+
+
+def test_a_plan_in_milliseconds_belongs_to_the_machine_they_were_measured_on(clocked: Classifier) -> None:
+    plan = clocked.plan("0.05ms", batch=20)
+    assert len(clocked.predict(PIXELS, plan=plan)) == 20
+    with pytest.raises(ArtifactError, match=r"measured on machine cafecafe.*solve it again here"):
+        clocked.predict(PIXELS, plan=replace(plan, machine="cafe" * 4))
 
 
 @pytest.mark.parametrize(("batch", "measured"), [(None, 64), (20, 20), (1000, 64)])

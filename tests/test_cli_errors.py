@@ -189,12 +189,12 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "an unknown data set": (evaluate("--data", "halvs"), "did you mean 'halves'"),
     "a missing data root": (evaluate("--data", "cifar10"), "name the one above it with --data-root"),
     "a wrong data root": (evaluate("--data", "cifar10", "--data-root", "."), "no test-*.parquet there"),
-    "data of other classes": (evaluate("--data", "others"), "evaluate with the data it was trained for"),
+    "data of other classes": (evaluate("--data", "others"), "take the data it was trained for"),
     "a data set nobody named": (
         lambda b: ["evaluate", b.described(about={}), "--json"], "name one with --data"
     ),
     "calibrating with other classes": (
-        lambda b: ["calibrate", b.model, "--data", "others"], "calibrate with the data it was trained for"
+        lambda b: ["calibrate", b.model, "--data", "others"], "take the data it was trained for"
     ),
     "budgets without a calibration": (
         lambda b: ["evaluate", b.plain, "--budget", "1GMAC"], "budgets need a calibration"

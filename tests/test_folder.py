@@ -198,3 +198,9 @@ def test_senseless_preprocessing_is_refused(stored: Path, mean: object) -> None:
     rewrite(stored, preprocessing={"image_size": 16, "mean": mean, "std": [0.25]})
     with pytest.raises(ArtifactError, match=r"model\.json"):
         read(stored)
+
+
+def test_a_storage_nobody_knows_is_refused(stored: Path) -> None:
+    rewrite(stored, storage="fp8")
+    with pytest.raises(ArtifactError, match="storage 'fp8'"):
+        read(stored)

@@ -17,6 +17,7 @@ PLAN = ExitPlan(
     costs=Costs((1.0, 2.0, 4.0), "ms"),
     expected=Outcome(0.9, 2.25, (0.0, 0.875, 0.125)),
     identity="ab" * 32,
+    machine="cafe" * 4,
 )
 
 

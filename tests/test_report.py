@@ -74,7 +74,7 @@ def test_other_splits_can_be_evaluated_too(classifier: Classifier) -> None:
 
 
 def test_a_data_set_of_other_classes_is_refused(classifier: Classifier) -> None:
-    with pytest.raises(DataError, match="data set 'others' has 3 classes, this model other 4"):
+    with pytest.raises(DataError, match="data set 'others' has 3 classes"):
         evaluate(classifier, OTHER_CLASSES.open())
 
 
@@ -107,7 +107,7 @@ def test_a_deadline_is_reported_as_it_was_really_kept(classifier: Classifier) ->
 
 
 def test_a_deadline_no_image_can_keep_is_refused(classifier: Classifier) -> None:
-    with pytest.raises(BudgetError, match=r"deadline 0\.5 ms is too short for exit 0 on this machine"):
+    with pytest.raises(BudgetError, match=r"deadline 0\.5 ms is too short for exit 0"):
         run_deadline(classifier, TEST, 0.5)
 
 

@@ -1,6 +1,7 @@
 """The classifier: one object from images to answers under a budget."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from offramp.engine.collect import collect, scores
 from offramp.engine.predictions import Predictions
 from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
 from offramp.measure.latency import StageTimes, time_stages
+from offramp.measure.machine import fingerprint
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
 
@@ -159,8 +161,10 @@ class Classifier:
         """
         calibration = self._need_calibration()
         value, unit = parse_budget(budget)
-        costs = self.times(min(batch or self.batch_size, self.batch_size)).costs if unit == "ms" else self.costs
-        return calibration.solve(value, costs)
+        if unit != "ms":
+            return calibration.solve(value, self.costs)
+        costs = self.times(min(batch or self.batch_size, self.batch_size)).costs
+        return replace(calibration.solve(value, costs), machine=fingerprint(self.device))
 
     def times(self, batch: int) -> StageTimes:
         """Measured times of the stages for ``batch`` images on this machine; measured once."""
@@ -178,17 +182,26 @@ class Classifier:
         Raises:
             DataError: the source has other classes.
         """
-        if source.classes != self.classes:
-            raise DataError(
-                f"data set '{source.name}' has {len(source.classes)} classes ({source.classes[0]}, …), "
-                f"this model {len(self.classes)} ({self.classes[0]}, …); calibrate with the data it was trained for"
-            )
+        self.check_source(source)
         split = source.split("calibrate")
         confidence, correct = scores(ThisExit(), self.collect(split.images, report), split.labels)
         self.calibration = Calibration(
             confidence, correct, source.name, source.seed, source.calibrate_indices, self.identity
         )
         return self.calibration
+
+    def check_source(self, source: Source) -> None:
+        """Refuse data of other classes than the model's.
+
+        Raises:
+            DataError: number, names or order differ.
+        """
+        if source.classes != self.classes:
+            raise DataError(
+                f"data set '{source.name}' has {len(source.classes)} classes ({source.classes[0]}, …), "
+                f"this model {len(self.classes)} ({self.classes[0]}, …); take the data it was trained for, "
+                "or import it with these class names"
+            )
 
     def collect(self, images: NDArray[np.uint8], report: Callable[[int], None] | None = None) -> Tensor:
         """Logits (K, N, C) of all exits for decoded images (N, H, W, C)."""
@@ -243,5 +256,10 @@ class Classifier:
         if plan.identity != self.identity:
             raise ArtifactError(
                 f"the plan was made for {plan.identity[:8]}, this model is {self.identity[:8]}; solve it again"
+            )
+        if plan.machine is not None and plan.machine != fingerprint(self.device):
+            raise ArtifactError(
+                f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
+                f"{fingerprint(self.device)[:8]} (hardware, threads and PyTorch count); solve it again here"
             )
         return plan

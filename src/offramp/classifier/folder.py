@@ -1,7 +1,7 @@
 """The model folder: model.json, weights.safetensors and, once calibrated, calibration.safetensors."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -10,7 +10,7 @@ from safetensors.torch import save as format_tensors
 
 from offramp.catalog import entries, suggest
 from offramp.classifier.classifier import Classifier
-from offramp.classifier.identity import stored_form, weights_digest
+from offramp.classifier.identity import Storage, stored_form, weights_digest
 from offramp.data.preprocess import Preprocessing
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError
@@ -57,6 +57,8 @@ def read(folder: Path) -> Classifier:
     try:
         net = _config(folder, about).build()
         net.load_state_dict(_weights(folder, about["weights_sha256"]))
+        if about["storage"] not in get_args(Storage):
+            raise ValueError(f"storage {about['storage']!r}")
         preprocessing = Preprocessing.from_json(about["preprocessing"]) if about["preprocessing"] else None
         calibration = Calibration.load(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
         return Classifier(

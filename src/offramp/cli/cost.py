@@ -1,5 +1,6 @@
 """``offramp cost``."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,14 +20,19 @@ def run(
     """
     import torch
 
-    from offramp.catalog import entries
+    from offramp.catalog import entries, suggest
     from offramp.classifier import create, load
+    from offramp.classifier.entry import shipped_models
     from offramp.cli.show import say_json, say_table
+    from offramp.errors import ConfigError
     from offramp.measure.latency import time_stages
     from offramp.measure.macs import direct_macs, staged_macs
     from offramp.report.tables import Table
 
-    network = create(net, num_classes=classes) if net in entries("nets", "VARIANTS") else load(net).net
+    variants = entries("nets", "VARIANTS")
+    if net not in variants and net not in shipped_models() and not Path(net).exists():
+        raise ConfigError(f"no network or model is called '{net}'; {suggest(net, [*variants, *shipped_models()])}")
+    network = create(net, num_classes=classes) if net in variants else load(net).net
     network.eval()
     config = network.config
     with torch.device("meta"):

@@ -1,8 +1,10 @@
 """What was seen on the calibrate split: all that is needed to solve any budget."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +56,9 @@ class Calibration:
             "source": self.source,
             "seed": self.seed,
             "identity": self.identity,
+            "sha256": self._digest(),
         }
-        arrays = {"confidence": self.confidence, "correct": self.correct, "indices": self.indices}
-        data = save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"about": json.dumps(about)})
+        data = save(self._arrays(), {"about": json.dumps(about)})
         write_atomic(path, lambda file: file.write(data))
 
     @classmethod
@@ -77,4 +79,14 @@ class Calibration:
         shape = loaded.confidence.shape
         if len(shape) != 2 or loaded.correct.shape != shape or len(loaded.indices) != shape[1] or shape[1] == 0:
             raise ArtifactError(f"{path}: the calibration's arrays do not fit together; calibrate again")
+        if about.get("sha256") != loaded._digest():
+            raise ArtifactError(f"{path}: the calibration's scores are not those that were written; calibrate again")
         return loaded
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        arrays = {"confidence": self.confidence, "correct": self.correct, "indices": self.indices}
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+    def _digest(self) -> str:
+        """SHA-256 of the scores, so that a flipped bit is noticed."""
+        return hashlib.sha256(b"".join(array.tobytes() for array in self._arrays().values())).hexdigest()

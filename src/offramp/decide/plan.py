@@ -27,6 +27,8 @@ class ExitPlan:
     """On the calibrate split."""
     identity: str
     """Of the weights, precision, answer rule and preprocessing it was solved for."""
+    machine: str | None = None
+    """Fingerprint of the machine whose milliseconds the costs are; None for MACs, which are the same everywhere."""
 
     def save(self, path: Path) -> None:
         """Write as JSON; infinite thresholds, which JSON lacks, are written as text."""
@@ -36,6 +38,7 @@ class ExitPlan:
                 "format": FORMAT,
                 "version": VERSION,
                 "identity": self.identity,
+                "machine": self.machine,
                 "budget": self.budget,
                 "unit": self.costs.unit,
                 "costs": list(self.costs.at_exit),
@@ -63,7 +66,8 @@ class ExitPlan:
             thresholds = tuple(map(float, stored["thresholds"]))
             expected = stored["expected"]
             outcome = Outcome(float(expected["accuracy"]), float(expected["mean_cost"]), tuple(expected["shares"]))
-            plan = cls(Threshold(thresholds), float(stored["budget"]), costs, outcome, str(stored["identity"]))
+            whose = str(stored["identity"]), stored["machine"]
+            plan = cls(Threshold(thresholds), float(stored["budget"]), costs, outcome, *whose)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ArtifactError(f"{path}: the plan is incomplete or damaged ({error!r}); solve it anew") from None
         if len(thresholds) != len(costs.at_exit) or any(np.isnan(thresholds)):

@@ -1,5 +1,7 @@
 """On what a figure was obtained."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -12,14 +14,21 @@ import offramp
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Hardware, versions and commit, as plain values."""
+    about = {"python": platform.python_version(), "offramp": offramp.__version__, "commit": _commit()}
+    return _timing_facts(device) | about
+
+
+def fingerprint(device: torch.device) -> str:
+    """What measured milliseconds belong to, hardware, threads and PyTorch's version, as a short digest."""
+    return hashlib.sha256(json.dumps(_timing_facts(device)).encode()).hexdigest()[:16]
+
+
+def _timing_facts(device: torch.device) -> dict[str, str | int]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
         "torch": torch.__version__,
-        "offramp": offramp.__version__,
-        "commit": _commit(),
     }
 
 
