@@ -11,8 +11,16 @@ from offramp.catalog import lookup
 from offramp.decide.paper import paper_sweep
 from offramp.measure.machine import describe_machine
 from offramp.report.curves import curves_svg
-from offramp.report.evaluation import as_json, budget_curve, evaluate, run_budget, run_deadline, spread_budgets
-from offramp.report.tables import budget_table, deadline_table, exit_table, sweep_table
+from offramp.report.evaluation import (
+    as_json,
+    budget_curve,
+    evaluate,
+    run_budget,
+    run_deadline,
+    spread_budgets,
+    sweep_values,
+)
+from offramp.report.tables import budget_table, deadline_table, exit_table, sweep_table, to_csv
 
 FIGURE = Path(__file__).parent.parent / "docs" / "images" / "cifar10.svg"
 
@@ -46,17 +54,8 @@ def main() -> None:
     ]  # fmt: skip
     values = as_json(found, budgets, deadlines)
     values["budget_curve"] = [{"mean_macs": one.mean_cost, "top1": one.accuracy} for one in curve]
-    values["sweep"] = [
-        {
-            "r": p.p / 20,
-            "calibrate_top1": p.fitted.accuracy,
-            "top1": p.applied.accuracy,
-            "mean_macs": p.applied.mean_cost,
-        }
-        for p in sweep
-    ]
     keep("cifar10", "\n".join(parts), values)
-    (RESULTS / "cifar10_sweep.csv").write_text(sweep_table(sweep, costs).to_csv())
+    (RESULTS / "cifar10_sweep.csv").write_text(to_csv(sweep_values(sweep)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from offramp.classifier import Classifier, Predictions
+from offramp.classifier import Classifier, Predictions, load
 from offramp.data.preprocess import Preprocessing, open_image
 from offramp.decide.plan import ExitPlan
 from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
@@ -355,3 +355,27 @@ def test_a_data_set_of_other_classes_is_refused_for_calibration() -> None:
 
 def test_collecting_gives_the_logits_of_all_exits() -> None:
     assert CLASSIFIER.collect(PIXELS).numpy() == pytest.approx(LOGITS, abs=TOLERANCE)
+
+
+def test_a_change_of_weights_makes_calibration_and_plans_foreign() -> None:
+    classifier = make_classifier()
+    plan = classifier.plan(middle())
+    with torch.no_grad():
+        next(classifier.net.parameters()).mul_(1.5)
+    with pytest.raises(ArtifactError, match="the plan was made for"):
+        classifier.predict(PIXELS, plan=plan)
+    with pytest.raises(ArtifactError, match=r"the calibration was made for .* calibrate again"):
+        classifier.predict(PIXELS, budget=middle())
+    classifier.calibrate(HALVES.open())
+    assert len(classifier.predict(PIXELS, budget=middle())) == 20
+
+
+def test_a_model_to_be_stored_in_half_precision_already_answers_as_stored(tmp_path: Path) -> None:
+    classifier = Classifier(make_net(), CLASSES, PREPROCESSING, storage="fp16")
+    classifier.save(tmp_path / "model")
+    assert load(tmp_path / "model").predict(PIXELS).logits == pytest.approx(classifier.predict(PIXELS).logits, abs=1e-5)
+
+
+def test_images_of_another_size_than_the_costs_are_quoted_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="preprocessing to 32 pixels for a network priced at 16"):
+        Classifier(make_net(), CLASSES, Preprocessing(32, (0.4,), (0.25,)))

@@ -20,6 +20,7 @@ import offramp as package
 from offramp.catalog import entries
 from offramp.classifier import Classifier, load
 from offramp.classifier.folder import CALIBRATION, save
+from offramp.cli.demo import _is_demo
 from offramp.cli.main import COMMANDS
 from offramp.cli.training import pick_device
 from offramp.costs import parse_budget
@@ -100,7 +101,11 @@ def test_runs_go_to_the_folder_of_the_recipe_by_default(tmp_path: Path, monkeypa
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [str(pick_device(name)) for name in ("auto", "cuda", "cuda:1", "cpu")] == ["cuda", "cuda", "cuda:1", "cpu"]
+    for name, said in (("cuda:2", "has 2 CUDA devices"), ("cuda:first", "give cpu, cuda, cuda:N or auto")):
+        with pytest.raises(ConfigError, match=said):
+            pick_device(name)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert str(pick_device("auto")) == "cpu"
     with pytest.raises(ConfigError, match="no CUDA device"):
@@ -171,7 +176,9 @@ def test_deadlines_and_the_sweep_have_tables_of_their_own(model: Path, capsys: C
     assert "Published sweep: shares r^k" in said
 
 
-@pytest.mark.parametrize(("sweep", "first", "rows"), [((), "exit,cost", 3), (("--sweep", "paper"), "r,calibrate", 39)])
+@pytest.mark.parametrize(
+    ("sweep", "first", "rows"), [((), "exit,macs,ms,top1", 3), (("--sweep", "paper"), "r,calibrate", 39)]
+)
 def test_the_table_can_be_written_as_csv(
     model: Path, tmp_path: Path, capsys: Capture, sweep: tuple[str, ...], first: str, rows: int
 ) -> None:
@@ -362,18 +369,24 @@ def test_the_demo_does_the_whole_job_and_its_next_step_works(tmp_path: Path, cap
     assert offramp(*shlex.split(command[1])) == 0
 
 
-def test_an_earlier_demo_is_replaced_and_anything_else_is_not(tmp_path: Path, capsys: Capture) -> None:
+def test_an_earlier_demo_is_replaced_and_anything_else_is_not(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, other, file = tmp_path / "run", tmp_path / "other", tmp_path / "file"
+    monkeypatch.setattr("offramp.cli.demo._is_demo", lambda recipe: recipe.exists())  # the small world has no digits
     assert offramp("train", "digits", "--out", run) == 0
-    (run / "old").touch()
+    before = (run / "metrics.jsonl").stat().st_mtime_ns
     assert offramp("demo", "--out", run) == 0
-    assert not (run / "old").exists()
+    assert (run / "metrics.jsonl").stat().st_mtime_ns > before
     other.mkdir()
     (other / "thesis.tex").touch()
     file.touch()
-    for precious in (other, file):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(run, mixed)
+    (mixed / "thesis.tex").touch()
+    for precious in (other, mixed, file):
         assert offramp("demo", "--out", precious) == 2
-        assert f"{precious}: holds something that is no run" in capsys.readouterr().err
+        assert f"{precious}: holds something else than an earlier demo" in capsys.readouterr().err
         assert precious.exists()
 
 
@@ -435,3 +448,18 @@ def test_errors_nobody_raised_on_purpose_keep_their_traceback(monkeypatch: pytes
     monkeypatch.setattr("offramp.classifier.load", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         offramp("plan", "model", "--budget", "1MMAC", "--out", "plan.json")
+
+
+def test_only_a_run_on_digits_counts_as_an_earlier_demo(tmp_path: Path) -> None:
+    for text, demo in (('{"source": "digits"}', True), ('{"source": "cifar10"}', False), ("[]", False), ("{", False)):
+        (tmp_path / "recipe.json").write_text(text)
+        assert _is_demo(tmp_path / "recipe.json") is demo
+    assert not _is_demo(tmp_path / "missing.json")
+
+
+def test_damaged_scores_are_replaced_by_calibrating_again(model: Path, capsys: Capture) -> None:
+    (model / CALIBRATION).write_bytes(b"not scores")
+    assert offramp("predict", model, "x.png", "--budget", "1MMAC") == 2
+    assert "calibrate again" in capsys.readouterr().err
+    assert offramp("calibrate", model) == 0
+    assert load(model).calibration is not None

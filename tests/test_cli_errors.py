@@ -193,14 +193,15 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "a data set nobody named": (
         lambda b: ["evaluate", b.described(about={}), "--json"], "name one with --data"
     ),
+    "calibrating what is shipped": (lambda b: ["calibrate", b.model], "ships with its calibration"),
     "calibrating with other classes": (
-        lambda b: ["calibrate", b.model, "--data", "others"], "take the data it was trained for"
+        lambda b: ["calibrate", b.described(), "--data", "others"], "take the data it was trained for"
     ),
     "budgets without a calibration": (
         lambda b: ["evaluate", b.plain, "--budget", "1GMAC"], "budgets need a calibration"
     ),
     "a sweep without a calibration": (
-        lambda b: ["evaluate", b.plain, "--sweep", "paper"], "the sweep needs a calibration"
+        lambda b: ["evaluate", b.plain, "--sweep", "paper"], "budgets need a calibration"
     ),
     "an unknown sweep": (evaluate("--sweep", "everything"), "Invalid value for '--sweep'"),
     "a deadline that no test image keeps": (evaluate("--deadline-ms", "0.0000001"), "too short for exit 0"),
@@ -245,9 +246,9 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "a number that is none": (predict("--exit", "last"), "Invalid value for '--exit'"),
     "too few classes to show": (predict("--top-k", "0"), "Invalid value for '--top-k'"),
     "no images": (lambda b: ["predict", b.model], "Missing argument"),
-    "an unknown network to price": (lambda b: ["cost", "tinyy"], "no model is called 'tinyy'"),
+    "an unknown network to price": (lambda b: ["cost", "tinyy"], "no network or model is called 'tinyy'; did you mean 'tiny'"),
     "too few classes to price": (lambda b: ["cost", "tiny", "--classes", "1"], "num_classes=1"),
-    "a demo over something else": (lambda b: ["demo", "--out", b.file("file", b"").parent], "something that is no run"),
+    "a demo over something else": (lambda b: ["demo", "--out", b.file("file", b"").parent], "something else than an"),
 }  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -204,8 +205,10 @@ def test_plain_values_that_do_not_fit_are_refused(broken: dict[str, object]) -> 
         (8, (), (), "give one value each for grey images or three each for RGB"),
         (8, (0.5, 0.5), (0.5, 0.5), "give one value each for grey images or three each for RGB"),
         (8, (0.5,), (0.5, 0.5, 0.5), "give one value each for grey images or three each for RGB"),
-        (0, (0.5,), (0.5,), "image size 0 and std (0.5,): both must be positive"),
-        (8, (0.5,), (0.0,), "image size 8 and std (0.0,): both must be positive"),
+        (0, (0.5,), (0.5,), "image size 0 and std (0.5,): all must be positive numbers"),
+        (8, (math.nan,), (0.5,), "mean (nan,): all must be numbers"),
+        (8, (0.5,), (math.inf,), "std (inf,): all must be positive numbers"),
+        (8, (0.5,), (0.0,), "image size 8 and std (0.0,): all must be positive numbers"),
     ],
 )
 def test_values_that_break_a_rule_are_refused(size: int, mean: Any, std: Any, message: str) -> None:
@@ -217,3 +220,20 @@ def test_values_that_break_a_rule_are_refused(size: int, mean: Any, std: Any, me
 def test_transparent_pixels_become_white_not_the_colour_hidden_under_them() -> None:
     hidden = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     assert (RGB.decode(hidden) == 255).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_may_be_views_that_run_backwards_or_memory_that_may_not_be_written() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    frozen = pixels.copy()
+    frozen.flags.writeable = False
+    for given in (pixels[::-1], pixels[..., ::-1], frozen):
+        assert torch.equal(
+            RGB.normalize(torch.from_numpy(RGB.decode(given))), RGB.normalize(torch.from_numpy(given.copy()))
+        )
+
+
+def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    halves().save(path, exif=b"Exif\0\0no TIFF header here")
+    assert (GREY.decode(path)[0, :, :, 0] == np.asarray(halves().convert("L"))).all()

@@ -74,7 +74,9 @@ def test_the_model_is_calibrated_on_the_hold_out_with_its_stored_weights(trained
 def test_the_model_says_how_it_was_made(trained: Trained) -> None:
     about = trained[1].about
     assert about["recipe"]["epochs"] == 2
-    assert about["source"] == {"name": "halves", "holdout_seed": 0, "holdout": 32}
+    digest = HALVES.open(None, 0).holdout_digest
+    assert about["source"] == {"name": "halves", "holdout_seed": 0, "holdout": 32, "holdout_sha256": digest}
+    assert about["seconds"] > 0
     assert {"device", "torch", "commit"} <= set(about["machine"])
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.classifier.identity import Storage, identity_of, stored_form, weights_digest
+from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
 from offramp.costs import Costs, parse_budget
 from offramp.data.preprocess import Images, Preprocessing
 from offramp.data.source import Source
@@ -67,27 +67,33 @@ class Classifier:
                 f"preprocessing of {preprocessing.channels} channels for a network of {net.config.image_channels}; "
                 "give mean and std for as many channels"
             )
+        if preprocessing is not None and preprocessing.image_size != net.config.image_size:
+            raise ConfigError(
+                f"preprocessing to {preprocessing.image_size} pixels for a network priced at {net.config.image_size}; "
+                f"build the network with image_size={preprocessing.image_size}"
+            )
         self.net = net.eval()
         self.classes = classes
         self.preprocessing = preprocessing
-        self.storage = storage
+        self.storage: Storage = storage
         self.about = about or {}
-        self._times: dict[int, StageTimes] = {}
+        self._times: dict[tuple[int, str], StageTimes] = {}
+        self._digests = DigestCache()
+        if storage == "fp16":  # what is answered from now on is what will be stored
+            net.load_state_dict(stored_form(net.state_dict(), storage))
         self.calibration = calibration
-        if calibration is not None and calibration.identity != self.identity:
-            raise ArtifactError(
-                f"the calibration was made for {calibration.identity[:8]}, this model is {self.identity[:8]}; calibrate again"
-            )
+        if calibration is not None:
+            self._need_calibration()
 
     @property
     def device(self) -> torch.device:
         """Where the network lives."""
         return next(self.net.parameters()).device
 
-    @cached_property
+    @property
     def identity(self) -> str:
-        """SHA-256 of stored weights, precision, answer rule and preprocessing."""
-        digest = weights_digest(stored_form(self.net.state_dict(), self.storage))
+        """SHA-256 of stored weights, precision, answer rule and preprocessing; follows changes of the weights."""
+        digest = self._digests.of(self.net.state_dict(), self.storage)
         return identity_of(digest, "fp32", "this-exit", self.preprocessing)
 
     @cached_property
@@ -144,6 +150,12 @@ class Classifier:
         k = self.net.num_exits - 1 if exit is None else exit
         return self._batches(pixels, lambda batch: self._direct(k, batch), report)
 
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder that :func:`offramp.load` reads."""
+        from offramp.classifier.folder import save
+
+        save(self, Path(folder))
+
     def stream(self, images: Images, deadline_ms: float = float("inf")) -> Iterator[Predictions]:
         """Yield an answer at exit 0, 1, … until the next would miss the deadline.
 
@@ -168,13 +180,14 @@ class Classifier:
 
     def times(self, batch: int) -> StageTimes:
         """Measured times of the stages for ``batch`` images on this machine; measured once."""
-        if batch not in self._times:
+        place = batch, fingerprint(self.device)
+        if place not in self._times:
             preprocessing = self._need_preprocessing()
             shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
             pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
             repeats = 20 if batch <= 8 else 5
-            self._times[batch] = time_stages(self.net, lambda: self._normalize(pixels), repeats)
-        return self._times[batch]
+            self._times[place] = time_stages(self.net, lambda: self._normalize(pixels), repeats)
+        return self._times[place]
 
     def calibrate(self, source: Source, report: Callable[[int], None] | None = None) -> Calibration:
         """Run the source's calibrate split once and keep its scores.
@@ -249,6 +262,11 @@ class Classifier:
         if self.calibration is None:
             raise BudgetError(
                 "this model has no calibration to solve a budget from; make one with: offramp calibrate MODEL --data NAME"
+            )
+        if self.calibration.identity != self.identity:
+            raise ArtifactError(
+                f"the calibration was made for {self.calibration.identity[:8]}, this model is {self.identity[:8]}; "
+                "calibrate again"
             )
         return self.calibration
 

@@ -47,8 +47,12 @@ def save(classifier: Classifier, folder: Path) -> None:
     )
 
 
-def read(folder: Path) -> Classifier:
+def read(folder: Path, calibrated: bool = True) -> Classifier:
     """What :func:`save` wrote, on the CPU.
+
+    Args:
+        folder: the model folder.
+        calibrated: whether to read the calibration too.
 
     Raises:
         ArtifactError: missing, damaged, foreign or from a newer release.
@@ -60,7 +64,7 @@ def read(folder: Path) -> Classifier:
         if about["storage"] not in get_args(Storage):
             raise ValueError(f"storage {about['storage']!r}")
         preprocessing = Preprocessing.from_json(about["preprocessing"]) if about["preprocessing"] else None
-        calibration = Calibration.load(folder / CALIBRATION) if (folder / CALIBRATION).exists() else None
+        calibration = Calibration.load(folder / CALIBRATION) if calibrated and (folder / CALIBRATION).exists() else None
         return Classifier(
             fast(net),
             tuple(about["classes"]),

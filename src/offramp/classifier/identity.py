@@ -37,6 +37,20 @@ def weights_digest(stored: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+class DigestCache:
+    """The digest of a network's stored form, computed anew only when a weight has changed."""
+
+    def __init__(self) -> None:
+        self._known: tuple[object, str] = (None, "")
+
+    def of(self, state: Mapping[str, Tensor], storage: Storage) -> str:
+        """:func:`weights_digest` of ``state`` in its stored form."""
+        version = storage, *((tensor.data_ptr(), tensor._version) for tensor in state.values())
+        if self._known[0] != version:
+            self._known = version, weights_digest(stored_form(state, storage))
+        return self._known[1]
+
+
 def identity_of(digest: str, precision: str, rule: str, preprocessing: Preprocessing | None) -> str:
     """SHA-256 of all that scores depend on."""
     parts = [digest, precision, rule, preprocessing.to_json() if preprocessing else None]

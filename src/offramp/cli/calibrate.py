@@ -1,5 +1,6 @@
 """``offramp calibrate``."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -17,18 +18,25 @@ def run(
     The calibrate split is held out of the training images by seed and never augmented. Calibrate again after every
     change of weights or preprocessing; a calibration of other weights is refused.
     """
-    from offramp.classifier import load
-    from offramp.classifier.entry import find
-    from offramp.classifier.folder import save
-    from offramp.cli.opening import open_data
+    from offramp.classifier.entry import SHIPPED, find
+    from offramp.classifier.folder import CALIBRATION, read
+    from offramp.cli.opening import check_holdout, open_data
     from offramp.cli.show import counting, remark, say
+    from offramp.errors import ArtifactError
 
     folder = find(model)
-    classifier = load(folder)
+    if SHIPPED in folder.parents:
+        raise ArtifactError(
+            f"'{model}' ships with its calibration, inside the package; calibrate a model folder of yours"
+        )
+    if not os.access(folder, os.W_OK):
+        raise ArtifactError(f"{folder}: may not be written; check its permissions or copy the model")
+    classifier = read(folder, calibrated=False)  # whatever is wrong with the old scores, new ones replace them
     source = open_data(classifier, data, data_root)
+    check_holdout(classifier, source)
     with counting("calibrating", source.spec.holdout) as done:
         calibration = classifier.calibrate(source, done)
-    save(classifier, folder)
+    calibration.save(folder / CALIBRATION)
     if classifier.about.get("source", {}).get("name") != source.name:
         remark(
             f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.seed}) alone; "

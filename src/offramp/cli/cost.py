@@ -23,6 +23,7 @@ def run(
     from offramp.catalog import entries, suggest
     from offramp.classifier import create, load
     from offramp.classifier.entry import shipped_models
+    from offramp.classifier.folder import fast
     from offramp.cli.show import say_json, say_table
     from offramp.errors import ConfigError
     from offramp.measure.latency import time_stages
@@ -32,8 +33,11 @@ def run(
     variants = entries("nets", "VARIANTS")
     if net not in variants and net not in shipped_models() and not Path(net).exists():
         raise ConfigError(f"no network or model is called '{net}'; {suggest(net, [*variants, *shipped_models()])}")
-    network = create(net, num_classes=classes) if net in variants else load(net).net
-    network.eval()
+    if classes is not None and net not in variants:
+        raise ConfigError(
+            f"--classes {classes}: '{net}' is a trained model, which has its classes; leave the option out"
+        )
+    network = fast(create(net, num_classes=classes) if net in variants else load(net).net).eval()
     config = network.config
     with torch.device("meta"):
         plain = config.build_plain()

@@ -1,5 +1,6 @@
 """``offramp demo``."""
 
+import json
 import shutil
 import time
 from itertools import accumulate
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+PAGE, DIGIT = "report.html", "digit.png"
 
 
 def run(
@@ -24,28 +27,24 @@ def run(
     from offramp.cli.reporting import Report, show, write_report
     from offramp.cli.show import say
     from offramp.cli.training import train_with_progress
-    from offramp.errors import ArtifactError
-    from offramp.train.run import CHECKPOINT, open_source
+    from offramp.train.run import CHECKPOINT, METRICS, RECIPE, open_source
 
     began = time.perf_counter()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not (out / CHECKPOINT).exists():
-            raise ArtifactError(f"{out}: holds something that is no run; choose another --out")
-        shutil.rmtree(out)
     recipe = lookup("recipe", "digits", "recipes", "RECIPES")
+    _clear(out, {CHECKPOINT, METRICS, RECIPE, "model", PAGE, DIGIT})
     say(f"training {recipe.variant} on {recipe.source}: {recipe.epochs} epochs …")
     classifier = train_with_progress(recipe, None, out, resume=False, device="auto")
     source = open_source(recipe, None)
     steps = tuple(accumulate(classifier.times(1).quantile(0.95)))
     report = Report.make(classifier, source, None, [_deadline(steps, k) for k in _deadline_exits(len(steps))])
     show(report, None, csv=None, page=None, as_json=False)
-    page = out / "report.html"
+    page = out / PAGE
     write_report(report, page)
     say(
         "\nDigits are easy: exit 0 is nearly as good as the last. What deeper exits are worth shows on CIFAR-10 (README)."
     )
     say(f"Done in {time.perf_counter() - began:.0f} s. The curves are in {page}.")
-    digit = out / "digit.png"
+    digit = out / DIGIT
     Image.fromarray(source.split("test").images[0, :, :, 0]).save(digit)
     middle = classifier.costs.format((classifier.costs.at_exit[0] + classifier.costs.at_exit[-1]) / 2).replace(" ", "")
     commands = (
@@ -58,6 +57,26 @@ def run(
     width = max(len(command) for command, _ in commands)
     for command, purpose in commands:
         say(f"  {command:{width}}  {purpose}")
+
+
+def _clear(out: Path, ours: set[str]) -> None:
+    """Take away an earlier demo, and nothing else."""
+    from offramp.errors import ArtifactError
+    from offramp.train.run import RECIPE
+
+    if not out.exists():
+        return
+    found = {entry.name for entry in out.iterdir()} if out.is_dir() else {out.name}
+    if not found <= ours or (found and not _is_demo(out / RECIPE)):
+        raise ArtifactError(f"{out}: holds something else than an earlier demo; choose another --out")
+    shutil.rmtree(out)
+
+
+def _is_demo(recipe: Path) -> bool:
+    try:
+        return bool(json.loads(recipe.read_text())["source"] == "digits")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _deadline_exits(num_exits: int) -> tuple[int, int, int]:

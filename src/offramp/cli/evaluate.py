@@ -31,7 +31,7 @@ def run(
         typer.Option(help="`paper`: the 39 points of the published budgeted evaluation, on stored scores."),
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="Write the table (of the sweep, else of the exits) there.", metavar="FILE")
+        Path | None, typer.Option(help="Write the raw figures (of the sweep, else of the exits) there.", metavar="FILE")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page there.", metavar="FILE")] = None,
     json: Json = False,
@@ -46,6 +46,6 @@ def run(
 
     classifier = load(model)
     source = open_data(classifier, data, data_root)
-    report = Report.make(classifier, source, budget, deadline_ms or [])
+    report = Report.make(classifier, source, budget, deadline_ms or [], sweep is not None)
     points = report.paper_sweep() if sweep else None
     show(report, points, csv=csv, page=page, as_json=json)

@@ -19,10 +19,9 @@ def run(json: Json = False) -> None:
     say_table(
         "Networks (offramp cost NAME; offramp.create(NAME))",
         Table(
-            ("name", "exits", "layers", "image", "classes"),
+            ("name", "family", "image", "classes"),
             tuple(
-                (name, str(c.exits), str(c.num_layers), f"{c.image_size}x{c.image_size}", str(c.num_classes))
-                for name, c in networks.items()
+                (name, c.family, f"{c.image_size}x{c.image_size}", str(c.num_classes)) for name, c in networks.items()
             ),
         ),
     )

@@ -1,7 +1,9 @@
 """Evaluating and showing the result, shared by ``evaluate`` and ``demo``."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from offramp.classifier import Classifier
 from offramp.cli.show import counting, remark, say_json, say_table
@@ -19,9 +21,10 @@ from offramp.report.evaluation import (
     run_budget,
     run_deadline,
     spread_budgets,
+    sweep_values,
 )
 from offramp.report.page import write_page
-from offramp.report.tables import Table, budget_table, deadline_table, exit_table, sweep_table
+from offramp.report.tables import Table, budget_table, deadline_table, exit_table, sweep_table, to_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +38,29 @@ class Report:
 
     @classmethod
     def make(
-        cls, classifier: Classifier, source: Source, budgets: list[str] | None, deadlines_ms: list[float]
+        cls,
+        classifier: Classifier,
+        source: Source,
+        budgets: list[str] | None,
+        deadlines_ms: list[float],
+        sweep: bool = False,
     ) -> "Report":
-        """Evaluate on the test split; ``budgets`` None means three between the first and the last exit's cost."""
-        if budgets and classifier.calibration is None:
+        """Evaluate on the test split; what cannot be done is refused before anything long starts.
+
+        Args:
+            classifier: what to evaluate.
+            source: data of the model's classes.
+            budgets: to run; None means three between the first and the last exit's cost.
+            deadlines_ms: to run, one image a call.
+            sweep: whether the published sweep will be wanted.
+        """
+        if (budgets or sweep) and classifier.calibration is None:
             raise BudgetError("budgets need a calibration; make one with: offramp calibrate MODEL --data NAME")
         test = source.split("test")
+        for wanted in budgets or []:
+            classifier.plan(wanted, len(test))
+        for deadline in deadlines_ms:
+            classifier.predict(test.images[:1], deadline_ms=deadline)
         with counting("evaluating", len(test)) as done:
             evaluation = evaluate(classifier, source, report=done)
         chosen: list[float] | list[str] = budgets or (
@@ -58,8 +78,7 @@ class Report:
     def paper_sweep(self) -> list[SweepPoint]:
         """The published sweep, thresholds fitted on the calibration and applied to the test scores."""
         calibration = self.classifier.calibration
-        if calibration is None:
-            raise BudgetError("the sweep needs a calibration; make one with: offramp calibrate MODEL --data NAME")
+        assert calibration is not None  # make() saw to it
         evaluation = self.evaluation
         return paper_sweep(
             (calibration.confidence, calibration.correct),
@@ -79,7 +98,7 @@ def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, pa
         if report.classifier.calibration is None:
             remark("no budgets: this model has no calibration; make one with: offramp calibrate MODEL --data NAME")
     if csv is not None:
-        write_text(csv, (tables[-1] if sweep is not None else tables[0])[1].to_csv())
+        write_text(csv, to_csv(sweep_values(sweep) if sweep is not None else _values(report, None)["exits"]))
         remark(f"wrote {csv}")
     if page is not None:
         write_report(report, page)
@@ -121,16 +140,9 @@ def write_report(report: Report, path: Path) -> None:
     write_page(path, title, note, evaluation, classifier.costs, curve, report.budgets, report.deadlines)
 
 
-def _values(report: Report, sweep: list[SweepPoint] | None) -> dict[str, object]:
-    values: dict[str, object] = as_json(report.evaluation, report.budgets, report.deadlines)
+def _values(report: Report, sweep: list[SweepPoint] | None) -> dict[str, Any]:
+    values = as_json(report.evaluation, report.budgets, report.deadlines)
     if sweep is not None:
-        values["sweep"] = [
-            {
-                "r": point.p / 20,
-                "calibrate_top1": point.fitted.accuracy,
-                "top1": point.applied.accuracy,
-                "mean_macs": point.applied.mean_cost,
-            }
-            for point in sweep
-        ]
+        infinite = {math.inf: "inf", -math.inf: "-inf"}  # which JSON lacks
+        values["sweep"] = [{k: infinite.get(v, v) for k, v in row.items()} for row in sweep_values(sweep)]
     return values

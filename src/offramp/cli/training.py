@@ -53,4 +53,10 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}': give cpu, cuda or auto")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}': this machine has no CUDA device torch can use; take --device cpu")
-    return torch.device(name)
+    try:
+        place = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}': give cpu, cuda, cuda:N or auto") from None
+    if place.index is not None and place.index >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return place

@@ -1,6 +1,9 @@
 """From anything a user holds to the uint8 array a data set would give, and from there to what a network sees."""
 
 import dataclasses
+import math
+import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +35,10 @@ class Preprocessing:
             raise ConfigError(
                 f"mean {self.mean} and std {self.std}: give one value each for grey images or three each for RGB"
             )
-        if self.image_size < 1 or min(self.std) <= 0:
-            raise ConfigError(f"image size {self.image_size} and std {self.std}: both must be positive")
+        if self.image_size < 1 or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"image size {self.image_size} and std {self.std}: all must be positive numbers")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise ConfigError(f"mean {self.mean}: all must be numbers")
 
     @property
     def channels(self) -> int:
@@ -87,14 +92,15 @@ class Preprocessing:
                 f"array of {images.dtype} {images.shape}: this model takes uint8 {('N', *wanted)}; "
                 "give paths or PIL images to have them resized"
             )
-        return images
+        # PyTorch takes neither negative strides nor memory it may not write to.
+        return np.require(images, requirements=["C", "W"])
 
     def _fit(self, image: str | Path | Image.Image) -> NDArray[np.uint8]:
         if not isinstance(image, Image.Image):
             if not isinstance(image, str | Path):
                 raise DataError(f"{type(image).__name__} among the images: give paths, PIL images or one uint8 array")
             return self._fit(open_image(Path(image)))
-        upright = ImageOps.exif_transpose(image)
+        upright = _upright(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if upright.has_transparency_data:  # without a ground, pixels nobody sees would come out
@@ -104,6 +110,15 @@ class Preprocessing:
         if upright.size != (self.image_size, self.image_size):
             upright = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
         return np.asarray(upright, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says; EXIF that cannot be read says nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return image
 
 
 def open_image(path: Path) -> Image.Image:

@@ -1,5 +1,6 @@
 """Data sets with three disjoint splits."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,6 +100,11 @@ class Source:
     def calibrate_indices(self) -> NDArray[np.int64]:
         """Which images of the training part are held out, (N,), sorted."""
         return np.sort(self._order[-self.spec.holdout :])
+
+    @property
+    def holdout_digest(self) -> str:
+        """SHA-256 of the held-out indices."""
+        return hashlib.sha256(self.calibrate_indices.tobytes()).hexdigest()
 
     @cached_property
     def _training_part(self) -> Split:

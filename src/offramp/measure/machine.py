@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ def _timing_facts(device: torch.device) -> dict[str, str | int]:
     }
 
 
+@cache
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
@@ -40,12 +42,16 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    """The commit the package runs from, ``unknown`` outside a checkout."""
+    """The commit the package runs from, ``unknown`` where it is not part of a checkout."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
-        )  # fmt: skip
+        _git("ls-files", "--error-unmatch", Path(__file__).name)  # a repository around an installation is not ours
+        return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    found = subprocess.run(
+        ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+    )
     return found.stdout.strip()

@@ -13,6 +13,5 @@ RECIPES = {
         weight_decay=5e-4,
         label_smoothing=0.1,
         ema_decay=0.998,
-        compile=True,
     )
 }

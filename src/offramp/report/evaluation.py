@@ -1,7 +1,7 @@
 """What a classifier does on a split: per exit, under budgets, before deadlines. Everything is really run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from offramp.decide.accuracy import ExitAccuracy, exit_accuracy
 from offramp.decide.answers import ThisExit
 from offramp.decide.budget import Flags, Outcome, Scores, simulate
 from offramp.decide.calibration import Calibration
+from offramp.decide.paper import SweepPoint
 from offramp.engine.collect import scores
 
 
@@ -91,11 +92,8 @@ def run_budget(
     found = classifier.predict(split.images, plan=plan, report=report)
     seconds = time.perf_counter() - began
     shares = np.bincount(found.exit_index, minlength=classifier.net.num_exits) / len(split)
-    outcome = Outcome(
-        float((found.label == split.labels).mean()),
-        float(shares @ np.asarray(plan.costs.at_exit)),
-        tuple(shares.tolist()),
-    )
+    spent = 1e3 * seconds / len(split) if plan.costs.unit == "ms" else float(shares @ np.asarray(plan.costs.at_exit))
+    outcome = Outcome(float((found.label == split.labels).mean()), spent, tuple(shares.tolist()))
     return BudgetReport(plan.costs.format(plan.budget), plan.costs.unit, outcome, len(split) / seconds)
 
 
@@ -133,6 +131,20 @@ def spread_budgets(costs: Costs, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) 
     """Budgets at given places between the first and the last exit's cost."""
     first, last = costs.at_exit[0], costs.at_exit[-1]
     return [first + share * (last - first) for share in shares]
+
+
+def sweep_values(points: Sequence[SweepPoint]) -> list[dict[str, float | int]]:
+    """The published sweep as plain rows; infinite thresholds stay infinite."""
+    return [
+        {
+            "r": point.p / 20,
+            "calibrate_top1": point.fitted.accuracy,
+            "top1": point.applied.accuracy,
+            "mean_macs": point.applied.mean_cost,
+            **{f"threshold_{k}": threshold for k, threshold in enumerate(point.thresholds[:-1])},
+        }
+        for point in points
+    ]
 
 
 def as_json(evaluation: Evaluation, budgets: list[BudgetReport], deadlines: list[DeadlineReport]) -> dict[str, Any]:

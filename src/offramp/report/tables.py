@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from offramp.costs import Costs, format_cost
 from offramp.decide.paper import SweepPoint
@@ -17,13 +18,14 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def to_csv(self) -> str:
-        """As comma-separated values with a header."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(self.rows)
-        return out.getvalue()
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Raw values as comma-separated values with a header."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def exit_table(evaluation: Evaluation, costs: Costs) -> Table:

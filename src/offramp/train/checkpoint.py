@@ -1,5 +1,6 @@
 """Training checkpoints: everything a resumed run needs, written atomically, read without unpickling code."""
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ FORMAT, VERSION = "offramp-checkpoint", 1
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` (tensors and plain values) to ``path``."""
-    write_atomic(path, lambda file: torch.save({"format": FORMAT, "version": VERSION, **state}, file))
+    # Into memory first: torch.save to a file turns a full disk into an error of its own that does not say so.
+    packed = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **state}, packed)
+    write_atomic(path, lambda file: file.write(packed.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

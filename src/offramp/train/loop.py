@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -34,8 +35,10 @@ class Progress:
     steps_per_epoch: int
     losses: tuple[float, ...]
     """Of the last measured step, per exit, (K,)."""
+    seconds: float
+    """Spent on steps since the run began, interruptions left out."""
     images_per_s: float
-    """Since the run was started or resumed."""
+    """Over these seconds."""
     net: MultiExitNet
     """The network as it would be kept now (the average, where one is kept)."""
 
@@ -107,6 +110,8 @@ class Trainer:
         self.steps_per_epoch = max(1, int(batches) if recipe.drop_last else int(np.ceil(batches)))
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.step = 0
+        self.seconds = 0.0
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     @property
     def result(self) -> MultiExitNet:
@@ -135,8 +140,11 @@ class Trainer:
 
     def _batch(self, epoch: int, place: int) -> tuple[Tensor, Tensor]:
         recipe = self.recipe
-        order = np.random.default_rng((recipe.seed, epoch)).permutation(len(self.labels))
-        rows = torch.from_numpy(order[place * recipe.batch_size : (place + 1) * recipe.batch_size]).to(self.device)
+        if self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng((recipe.seed, epoch)).permutation(len(self.labels))
+        rows = torch.from_numpy(self._order[1][place * recipe.batch_size : (place + 1) * recipe.batch_size]).to(
+            self.device
+        )
         images = self.images[rows]
         if recipe.crop_pad or recipe.flip:
             random = draws(recipe.seed, epoch, rows, 3)
@@ -149,6 +157,7 @@ class Trainer:
         return {
             "recipe": self.recipe.to_json(),
             "step": self.step,
+            "seconds": self.seconds,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -169,7 +178,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
 
 
 def fit(
@@ -182,21 +191,26 @@ def fit(
         checkpoint: file rewritten at the end of each epoch.
         report: told of the first step, then about once a second, and at the end of each epoch.
     """
-    began, first, told = time.perf_counter(), trainer.step, 0.0
+    told = 0.0
     while trainer.step < trainer.total_steps:
+        began = time.perf_counter()
         losses = trainer.advance()
         ends_epoch = trainer.step % trainer.steps_per_epoch == 0
+        due = report is not None and (ends_epoch or began - told > 1)
+        values = tuple(losses.tolist()) if due else ()  # looking at them makes a GPU wait
+        trainer.seconds += time.perf_counter() - began
         if ends_epoch and checkpoint is not None:
             save_checkpoint(checkpoint, trainer.state())
-        now = time.perf_counter()
-        if report is not None and (ends_epoch or now - told > 1):
-            told = now
-            speed = (trainer.step - first) * trainer.recipe.batch_size / (now - began)
-            report(
-                Progress(trainer.step, trainer.total_steps, trainer.steps_per_epoch,
-                         tuple(losses.tolist()), speed, trainer.result)
-            )  # fmt: skip
+        if report is not None and due:
+            report(_progress(trainer, values))
+            told = time.perf_counter()
     return trainer.result.eval()
+
+
+def _progress(trainer: Trainer, losses: tuple[float, ...]) -> Progress:
+    speed = trainer.step * trainer.recipe.batch_size / trainer.seconds
+    steps = trainer.step, trainer.total_steps, trainer.steps_per_epoch
+    return Progress(*steps, losses, trainer.seconds, speed, trainer.result)
 
 
 def _precision(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -207,6 +221,6 @@ def _precision(recipe: Recipe, device: torch.device) -> contextlib.AbstractConte
 
 def build_seeded(build: Callable[[], Net], seed: int) -> Net:
     """Build a network whose initial weights depend on ``seed`` alone."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()

@@ -1,26 +1,25 @@
 """A training run from recipe to model folder."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from offramp.catalog import lookup
 from offramp.classifier import Classifier, load
-from offramp.classifier.folder import save
 from offramp.data.source import Source, SourceSpec
 from offramp.decide.accuracy import exit_accuracy
 from offramp.engine.collect import collect
 from offramp.errors import ArtifactError
-from offramp.files import write_json
+from offramp.files import write_json, write_text
 from offramp.measure.machine import describe_machine
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.train.loop import Progress, Trainer, build_seeded, fit
 from offramp.train.recipe import Recipe
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CHECKPOINT, METRICS, RECIPE = "checkpoint.pt", "metrics.jsonl", "recipe.json"
 
 
 def open_source(recipe: Recipe, data_root: Path | None) -> Source:
@@ -72,26 +71,31 @@ def train_run(
     )
     if resume:
         trainer.restore(out / CHECKPOINT)
-    write_json(out / "recipe.json", recipe.to_json())
-    began = time.perf_counter()
+    write_json(out / RECIPE, recipe.to_json())
+    lines = [line for line in _read_lines(out / METRICS) if line["step"] <= trainer.step] if resume else []
+    about: dict[str, Any] = {
+        "recipe": recipe.to_json(),
+        "source": {
+            "name": source.name, "holdout_seed": source.seed, "holdout": source.spec.holdout,
+            "holdout_sha256": source.holdout_digest,
+        },
+        "machine": describe_machine(device),
+    }  # fmt: skip
 
     def tell(progress: Progress) -> None:
         accuracy = _calibrate_accuracy(progress.net, source, device) if progress.ends_epoch else None
         if accuracy is not None:
-            _log(out / METRICS, progress, accuracy, time.perf_counter() - began)
+            lines.append(_line(progress, accuracy))
+            write_text(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
         if report is not None:
             report(progress, accuracy)
 
     net = fit(trainer, out / CHECKPOINT, tell)
-    about = {
-        "recipe": recipe.to_json(),
-        "source": {"name": source.name, "holdout_seed": source.seed, "holdout": source.spec.holdout},
-        "machine": describe_machine(device),
-    }
-    save(Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about), out / "model")
+    about["seconds"] = round(trainer.seconds, 1)
+    Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about).save(out / "model")
     classifier = load(out / "model")
     classifier.calibrate(source)
-    save(classifier, out / "model")
+    classifier.save(out / "model")
     return classifier
 
 
@@ -110,10 +114,16 @@ def _calibrate_accuracy(net: MultiExitNet, source: Source, device: torch.device)
     return exit_accuracy(logits, held_out.labels).top1
 
 
-def _log(path: Path, progress: Progress, accuracy: tuple[float, ...], seconds: float) -> None:
-    line = {
-        "epoch": round(progress.epoch), "step": progress.step, "seconds": round(seconds, 1),
+def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, Any]:
+    """What is kept of an epoch."""
+    return {
+        "epoch": round(progress.epoch), "step": progress.step, "seconds": round(progress.seconds, 1),
         "images_per_s": round(progress.images_per_s, 1), "losses": progress.losses, "calibrate_top1": accuracy,
     }  # fmt: skip
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError):
+        return []
