@@ -104,7 +104,7 @@ def test_a_plan_in_milliseconds_belongs_to_the_machine_they_were_measured_on(clo
         clocked.predict(PIXELS, plan=replace(plan, machine="cafe" * 4))
 
 
-@pytest.mark.parametrize(("batch", "measured"), [(None, 64), (20, 20), (1000, 64)])
+@pytest.mark.parametrize(("batch", "measured"), [(None, 256), (20, 20), (1000, 256)])
 def test_milliseconds_are_measured_at_the_batch_size_that_will_run(
     clocked: Classifier, batch: int | None, measured: int
 ) -> None:
@@ -270,7 +270,8 @@ def test_no_images_get_no_answers(asked: dict[str, Any], nothing: Any) -> None:
 
 
 @pytest.mark.parametrize("asked", [{}, {"exit": 1}, {"budget": middle()}], ids=lambda asked: "+".join(asked))
-def test_many_images_are_answered_in_their_order(asked: dict[str, Any]) -> None:
+def test_many_images_are_answered_in_their_order(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classifier, "batch_size", 64)
     many = images(150, seed=3)
     done: list[int] = []
     found = CLASSIFIER.predict(many, **asked, report=done.append)

@@ -45,8 +45,8 @@ class Classifier:
         ArtifactError: the calibration belongs to other weights.
     """
 
-    batch_size = 64
-    """Images per step when many are given."""
+    batch_size = 256
+    """Images per step when many are given. Large, since batches shrink as images leave; lower it where memory is short."""
 
     def __init__(
         self,

@@ -76,7 +76,8 @@ class MultiExitNet(nn.Module, ABC):
 
     def take(self, state: State, rows: Tensor) -> State:
         """The state of the samples ``rows`` (indices, (M,)), in that order."""
-        return tuple(None if part is None else part.index_select(0, rows) for part in state)
+        # Indexing keeps the channels-last layout, which index_select does not.
+        return tuple(None if part is None else part[rows] for part in state)
 
     def walk(self, images: Tensor) -> Iterator[Tensor]:
         """Yield the logits (N, C) of exit 0, 1, … and compute only what is asked for."""

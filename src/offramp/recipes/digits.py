@@ -1,4 +1,8 @@
-"""Recipes for the built-in digits."""
+"""Recipes for the built-in digits.
+
+``digits`` is the demo: 16 epochs of 1,200 images, one to two minutes on 2 cores of an AMD EPYC (Zen 3), torch 2.13.0 for
+CPU; 99.17 % of the 360 test images at the last exit (n = 1 run; a single image is 0.28 points).
+"""
 
 from offramp.train.recipe import Recipe
 
