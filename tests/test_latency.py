@@ -9,7 +9,7 @@ from torch import Tensor
 
 import offramp
 from offramp.measure.latency import StageTimes, settle, time_stages
-from offramp.measure.machine import describe_machine
+from offramp.measure.machine import _cpu_name, describe_machine
 from tiny import Clock, Clockwork, make_net
 
 IMAGES = torch.arange(4.0)
@@ -107,6 +107,7 @@ def test_a_cpu_without_a_name_is_called_by_its_architecture(
     if cpuinfo is not None:
         info.write_text(cpuinfo)
     monkeypatch.setattr("offramp.measure.machine.Path", lambda path: info if path == "/proc/cpuinfo" else Path(path))
+    monkeypatch.setattr("offramp.measure.machine._cpu_name", _cpu_name.__wrapped__)  # the name is asked for once
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "risc")
     assert describe_machine(CPU)["device"] == "risc"
