@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from msdnet_oracles import config_of
 from offramp.catalog import entries
 from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.foreign._msdnet_infer import infer
@@ -31,27 +32,6 @@ Shape = tuple[int, ...]
 
 
 # ---- the format, written down a second time: names and shapes from a plan, and a network run from its names alone
-
-
-def config_of(args: dict[str, Any]) -> MSDNetConfig:
-    """From the options of the authors' program."""
-    imagenet = args["data"] == "ImageNet"
-    return MSDNetConfig(
-        exits=args["nBlocks"],
-        base=args["base"],
-        step=args["step"],
-        spacing="even" if args["stepmode"] == "even" else "linear",
-        channels=args["nChannels"],
-        growth_rate=args["growthRate"],
-        scale_factors=tuple(args["grFactor"]),
-        bottleneck_factors=tuple(args["bnFactor"]),
-        bottleneck=args["bottleneck"],
-        reduction=args["reduction"],
-        pruning=args["prune"],
-        stem="large" if imagenet else "small",
-        image_size=224 if imagenet else 32,
-        num_classes={"cifar10": 10, "cifar100": 100, "ImageNet": 1000}[args["data"]],
-    )
 
 
 def unit(conv: str, norm: str, *shape: int) -> Iterator[tuple[str, Shape]]:

@@ -5,21 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from msdnet_oracles import config_of
 from offramp.measure.macs import count_macs
 from offramp.nets.msdnet import MSDNet, MSDNetConfig, plain_plan, plan
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "oracles" / "msdnet_counts.json").read_text(encoding="utf-8")
 )["entries"]
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "ImageNet": 1000}
-SPACINGS: dict[str, Literal["even", "linear"]] = {"even": "even", "lin_grow": "linear"}
 
 
 @dataclass(frozen=True)
@@ -30,26 +28,6 @@ class Measured:
     config: MSDNetConfig
     lazy: MSDNet
     plain: MSDNet
-
-
-def config_of(args: dict[str, Any]) -> MSDNetConfig:
-    large = args["data"] == "ImageNet"
-    return MSDNetConfig(
-        exits=args["nBlocks"],
-        base=args["base"],
-        step=args["step"],
-        spacing=SPACINGS[args["stepmode"]],
-        channels=args["nChannels"],
-        growth_rate=args["growthRate"],
-        scale_factors=tuple(args["grFactor"]),
-        bottleneck_factors=tuple(args["bnFactor"]),
-        bottleneck=args["bottleneck"],
-        reduction=args["reduction"],
-        pruning=args["prune"],
-        stem="large" if large else "small",
-        image_size=224 if large else 32,
-        num_classes=CLASSES[args["data"]],
-    )
 
 
 @pytest.fixture(scope="module", autouse=True)

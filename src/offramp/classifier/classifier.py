@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offramp.classifier.checks import check_parts, check_plan
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
 from offramp.costs import Costs, parse_budget
 from offramp.data.preprocess import Images, Preprocessing
@@ -58,20 +59,7 @@ class Classifier:
         storage: Storage = "fp32",
         about: dict[str, Any] | None = None,
     ) -> None:
-        if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
-            raise ConfigError(
-                f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes"
-            )
-        if preprocessing is not None and preprocessing.channels != net.config.image_channels:
-            raise ConfigError(
-                f"preprocessing of {preprocessing.channels} channels for a network of {net.config.image_channels}; "
-                "give mean and std for as many channels"
-            )
-        if preprocessing is not None and preprocessing.image_size != net.config.image_size:
-            raise ConfigError(
-                f"preprocessing to {preprocessing.image_size} pixels for a network priced at {net.config.image_size}; "
-                f"build the network with image_size={preprocessing.image_size}"
-            )
+        check_parts(net, classes, preprocessing)
         self.net = net.eval()
         self.classes = classes
         self.preprocessing = preprocessing
@@ -145,7 +133,8 @@ class Classifier:
         if budget is not None:
             plan = self.plan(budget, len(pixels))
         if plan is not None:
-            policy = self._checked(plan).policy
+            check_plan(plan, self.identity, self.device)
+            policy = plan.policy
             return self._batches(pixels, lambda batch: Predictions.at(*run_budgeted(self.net, batch, policy)), report)
         k = self.net.num_exits - 1 if exit is None else exit
         return self._batches(pixels, lambda batch: self._direct(k, batch), report)
@@ -269,15 +258,3 @@ class Classifier:
                 "calibrate again"
             )
         return self.calibration
-
-    def _checked(self, plan: ExitPlan) -> ExitPlan:
-        if plan.identity != self.identity:
-            raise ArtifactError(
-                f"the plan was made for {plan.identity[:8]}, this model is {self.identity[:8]}; solve it again"
-            )
-        if plan.machine is not None and plan.machine != fingerprint(self.device):
-            raise ArtifactError(
-                f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
-                f"{fingerprint(self.device)[:8]} (hardware, threads and PyTorch count); solve it again here"
-            )
-        return plan

@@ -32,9 +32,11 @@ class Outcome:
     """Share of samples that leave at each exit, (K,)."""
 
 
-def exit_shares(r: float, num_exits: int) -> NDArray[np.float64]:
-    """Shares proportional to r^k, (K,), summing to 1."""
-    return _shares(np.log(r), num_exits)
+def exit_shares(log_r: float, num_exits: int) -> NDArray[np.float64]:
+    """Shares proportional to r^k, (K,), summing to 1; the logarithm keeps extreme r from overflowing."""
+    exponents = log_r * np.arange(num_exits)
+    weights = np.exp(exponents - exponents.max())
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def exit_indices(confidence: Scores, thresholds: tuple[float, ...]) -> NDArray[np.int64]:
@@ -83,18 +85,12 @@ def solve_thresholds(confidence: Scores, costs: Costs, budget: float) -> tuple[f
     low = -high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        thresholds, counts = _leave_in_shares(doubt, ranks, _shares(middle, num_exits))
+        thresholds, counts = _leave_in_shares(doubt, ranks, exit_shares(middle, num_exits))
         if counts @ at_exit <= budget * confidence.shape[1]:
             best, low = thresholds, middle
         else:
             high = middle
     return best
-
-
-def _shares(log_r: float, num_exits: int) -> NDArray[np.float64]:
-    exponents = log_r * np.arange(num_exits)
-    weights = np.exp(exponents - exponents.max())
-    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def _leave_in_shares(

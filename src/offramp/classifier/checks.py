@@ -1,0 +1,44 @@
+"""What must fit together before a classifier may answer."""
+
+import torch
+
+from offramp.data.preprocess import Preprocessing
+from offramp.decide.plan import ExitPlan
+from offramp.errors import ArtifactError, ConfigError
+from offramp.measure.machine import fingerprint
+from offramp.nets.base import MultiExitNet
+
+
+def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Preprocessing | None) -> None:
+    """Refuse class names or preprocessing that do not fit the network.
+
+    Raises:
+        ConfigError: another number of classes, a name twice, other channels or another image size.
+    """
+    if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
+        raise ConfigError(f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes")
+    if preprocessing is not None and preprocessing.channels != net.config.image_channels:
+        raise ConfigError(
+            f"preprocessing of {preprocessing.channels} channels for a network of {net.config.image_channels}; "
+            "give mean and std for as many channels"
+        )
+    if preprocessing is not None and preprocessing.image_size != net.config.image_size:
+        raise ConfigError(
+            f"preprocessing to {preprocessing.image_size} pixels for a network priced at {net.config.image_size}; "
+            f"build the network with image_size={preprocessing.image_size}"
+        )
+
+
+def check_plan(plan: ExitPlan, identity: str, device: torch.device) -> None:
+    """Refuse a plan of another model, or with milliseconds of another machine.
+
+    Raises:
+        ArtifactError: either of the two.
+    """
+    if plan.identity != identity:
+        raise ArtifactError(f"the plan was made for {plan.identity[:8]}, this model is {identity[:8]}; solve it again")
+    if plan.machine is not None and plan.machine != fingerprint(device):
+        raise ArtifactError(
+            f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
+            f"{fingerprint(device)[:8]} (hardware, threads and PyTorch count); solve it again here"
+        )
