@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 2
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := data,dev
+EXTRAS := data,vision,track,dev
 
 .PHONY: setup test test-all demo bench lint types imports pytest clean
 

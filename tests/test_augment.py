@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from offramp.data.augment import draws, pad_crop_flip
+from offramp.data.augment import cutout, draws, lighting, mixup, mixup_weight, pad_crop_flip
 
 
 @given(
@@ -103,3 +105,130 @@ def test_the_padding_has_the_given_colour_and_every_place_occurs() -> None:
     colours, counts = np.unique(moved[:, 0, 0].numpy(), axis=0, return_counts=True)
     assert colours.tolist() == [[1, 2, 3], [200, 200, 200]]
     assert counts[1] / 4000 == pytest.approx(1 / 9, abs=0.02)
+
+
+# ---- cutout
+
+
+@given(
+    height=st.integers(1, 7),
+    width=st.integers(1, 7),
+    channels=st.sampled_from([1, 3]),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+def test_it_blanks_a_square_around_the_drawn_centre_like_a_plain_loop(
+    height: int, width: int, channels: int, size: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (6, height, width, channels), generator=generator, dtype=torch.uint8)
+    random = draws(seed, 0, torch.arange(6), 2)
+    fill = (11, 22, 33)[:channels]
+    expected = images.clone()
+    for n in range(6):
+        top = int(random[n, 0]) * height // 2**32 - size // 2
+        left = int(random[n, 1]) * width // 2**32 - size // 2
+        for row in range(max(0, top), min(height, top + size)):
+            for col in range(max(0, left), min(width, left + size)):
+                expected[n, row, col] = torch.tensor(fill, dtype=torch.uint8)
+    blanked = cutout(images, random, size=size, fill=fill)
+    assert blanked.dtype == torch.uint8
+    assert torch.equal(blanked, expected)
+
+
+def test_a_square_inside_has_its_whole_area_and_every_centre_occurs() -> None:
+    images = torch.zeros(4000, 9, 9, 1, dtype=torch.uint8)
+    blank = cutout(images, draws(0, 0, torch.arange(4000), 2), size=3, fill=(1,))[..., 0]
+    areas = blank.sum((1, 2)).tolist()
+    assert set(areas) == {4, 6, 9}  # corners, edges, inside
+    assert areas.count(9) / 4000 == pytest.approx(49 / 81, abs=0.03)
+    share = blank.float().mean(0)
+    assert share[4, 4].item() == pytest.approx(9 / 81, abs=0.02)
+    assert share[0, 0].item() == pytest.approx(4 / 81, abs=0.02)
+
+
+# ---- lighting
+
+AXES = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+VALUES = torch.tensor([0.2175, 0.0188, 0.0045])
+
+
+def test_a_draw_shifts_all_pixels_by_what_the_formula_gives_by_hand() -> None:
+    # exp(-1/2) of the range makes a radius of 1, and an angle of 0 has cosine 1: three times exactly one deviation.
+    random = torch.tensor([[round(math.exp(-0.5) * 2**32)] * 3 + [0] * 3])
+    images = torch.randint(0, 256, (1, 4, 5, 3), dtype=torch.uint8)
+    shift = (lighting(images, random, strength=0.1) - images)[0].reshape(-1, 3)
+    # -0.5675 * 0.2175 + 0.7192 * 0.0188 + 0.4009 * 0.0045 = -0.108106, times 255 * 0.1, and so on.
+    torch.testing.assert_close(shift, torch.tensor([[-2.75671, -3.31683, -3.52165]]).expand(20, 3), rtol=0, atol=1e-3)
+
+
+def test_an_opposite_angle_shifts_the_other_way_and_a_right_one_not_at_all() -> None:
+    radius = round(math.exp(-0.5) * 2**32)
+    grey = torch.full((3, 1, 1, 3), 100, dtype=torch.uint8)
+    random = torch.tensor([[radius] * 3 + [angle] * 3 for angle in (0, 2**31, 2**30)])
+    there, back, nowhere = (lighting(grey, random, strength=0.5) - 100)[:, 0, 0]
+    torch.testing.assert_close(there, -back, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(nowhere, torch.zeros(3), rtol=0, atol=1e-3)
+
+
+def test_along_the_principal_components_the_noise_is_standard_normal_and_independent() -> None:
+    count = 20_000
+    black = torch.zeros(count, 1, 1, 3, dtype=torch.uint8)
+    shifts = lighting(black, draws(0, 0, torch.arange(count), 6), strength=0.2)[:, 0, 0]
+    scores = torch.linalg.solve(AXES * VALUES * 255 * 0.2, shifts.T).T.double()
+    deviation = count**-0.5
+    assert scores.mean(0).abs().max() < 4 * deviation
+    assert (scores.var(0) - 1).abs().max() < 4 * math.sqrt(2) * deviation
+    assert ((scores**4).mean(0) - 3).abs().max() < 4 * math.sqrt(96) * deviation
+    assert (torch.corrcoef(scores.T) - torch.eye(3)).abs().max() < 4 * deviation
+    for bound in (-1.0, 0.0, 0.5, 2.0):
+        below = (scores < bound).double().mean(0)
+        assert (below - 0.5 * (1 + math.erf(bound / math.sqrt(2)))).abs().max() < 4 * 0.5 * deviation
+
+
+def test_the_most_extreme_draws_are_still_numbers() -> None:
+    black = torch.zeros(2, 1, 1, 3, dtype=torch.uint8)
+    ends = torch.tensor([[0] * 6, [2**32 - 1] * 6])
+    assert lighting(black, ends, strength=1).isfinite().all()
+
+
+def test_without_strength_colours_stay() -> None:
+    images = torch.randint(0, 256, (4, 3, 3, 3), dtype=torch.uint8)
+    assert torch.equal(lighting(images, draws(0, 0, torch.arange(4), 6), strength=0), images.float())
+
+
+# ---- mix-up
+
+
+def test_each_image_is_mixed_with_its_mirror_in_the_batch_and_so_are_the_labels() -> None:
+    pixels, labels = torch.randn(5, 3, 2, 2), torch.tensor([0, 2, 1, 1, 3])
+    mixed, targets = mixup(pixels, labels, weight=0.3, num_classes=4)
+    for n in range(5):
+        torch.testing.assert_close(mixed[n], 0.3 * pixels[n] + 0.7 * pixels[4 - n])
+        expected = [0.0] * 4
+        expected[int(labels[n])] += 0.3
+        expected[int(labels[4 - n])] += 0.7
+        assert targets[n].tolist() == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(targets.sum(1), torch.ones(5))
+
+
+def test_a_whole_share_leaves_images_and_labels_as_they_are() -> None:
+    pixels, labels = torch.randn(4, 1, 2, 2), torch.tensor([0, 2, 1, 1])
+    mixed, targets = mixup(pixels, labels, weight=1.0, num_classes=3)
+    assert torch.equal(mixed, pixels)
+    assert torch.equal(targets, torch.eye(3)[labels])
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_the_share_is_beta_distributed_over_the_batches(alpha: float) -> None:
+    shares = np.array([mixup_weight(alpha, 0, epoch, place) for epoch in range(20) for place in range(100)])
+    assert 0 <= shares.min() <= shares.max() <= 1
+    deviation = math.sqrt(1 / (4 * (2 * alpha + 1)))
+    assert shares.mean() == pytest.approx(0.5, abs=4 * deviation / math.sqrt(2000))
+    assert shares.std() == pytest.approx(deviation, rel=0.1)
+
+
+def test_the_share_depends_on_seed_epoch_and_batch_alone() -> None:
+    shares = {key: mixup_weight(0.4, *key) for key in np.ndindex(3, 3, 3)}
+    assert len(set(shares.values())) == 27
+    assert all(mixup_weight(0.4, *key) == share for key, share in shares.items())

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from offramp.classifier import Classifier, Predictions, load
+from offramp.data.holdout import Holdout
 from offramp.data.preprocess import Preprocessing, open_image
 from offramp.decide.plan import ExitPlan
 from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
@@ -19,11 +20,13 @@ from tiny import (
     HALVES,
     OTHER_CLASSES,
     PREPROCESSING,
+    decoded,
     fix_times,
     images,
     make_classifier,
     make_net,
     stage_times,
+    unlabelled,
     write_images,
 )
 
@@ -73,7 +76,7 @@ def test_an_exit_answers_everything_there_and_is_reached_directly(k: int) -> Non
 
 @pytest.mark.parametrize("place", [0, 0.2, 0.5, 0.9, 1])
 def test_a_budget_is_kept_on_the_images_it_was_calibrated_with(place: float) -> None:
-    held_out = HALVES.open().split("calibrate")
+    held_out = decoded(HALVES.open(), "calibrate")
     with count_macs(CLASSIFIER.net) as count:
         found = CLASSIFIER.predict(held_out.images, budget=middle(place))
     spent = np.asarray(CLASSIFIER.costs.at_exit)[found.exit_index].sum()
@@ -204,7 +207,7 @@ def test_without_preprocessing_only_the_network_itself_works() -> None:
     blind = Classifier(make_net(), CLASSES, None)
     assert blind.net(torch.zeros(2, 1, 16, 16)).shape == (3, 2, 4)
     for ask in (
-        lambda: blind.predict(PIXELS), lambda: blind.predict(PIXELS, deadline_ms=5), lambda: blind.collect(PIXELS),
+        lambda: blind.predict(PIXELS), lambda: blind.predict(PIXELS, deadline_ms=5), lambda: blind.collect(unlabelled(PIXELS)),
         lambda: blind.times(1), lambda: next(blind.stream(PIXELS)),
     ):  # fmt: skip
         with pytest.raises(DataError, match="does not know what its images went through"):
@@ -334,12 +337,12 @@ def test_the_network_is_in_eval_mode_whatever_it_was_before() -> None:
 
 
 def test_calibrating_keeps_the_scores_of_the_held_out_images() -> None:
-    source = HALVES.open(seed=3)
+    source = HALVES.open(holdout=Holdout(3))
     classifier = make_classifier(calibrated=False)
     done: list[int] = []
     calibration = classifier.calibrate(source, done.append)
-    held_out = source.split("calibrate")
-    logits = classifier.collect(held_out.images)
+    held_out = decoded(source, "calibrate")
+    logits = classifier.collect(held_out)
     assert classifier.calibration is calibration
     assert np.array_equal(calibration.confidence, logits.softmax(-1).amax(-1).numpy())
     assert np.array_equal(calibration.correct, logits.argmax(-1).numpy() == held_out.labels)
@@ -355,7 +358,7 @@ def test_a_data_set_of_other_classes_is_refused_for_calibration() -> None:
 
 
 def test_collecting_gives_the_logits_of_all_exits() -> None:
-    assert CLASSIFIER.collect(PIXELS).numpy() == pytest.approx(LOGITS, abs=TOLERANCE)
+    assert CLASSIFIER.collect(unlabelled(PIXELS)).numpy() == pytest.approx(LOGITS, abs=TOLERANCE)
 
 
 def test_a_change_of_weights_makes_calibration_and_plans_foreign() -> None:
@@ -369,6 +372,13 @@ def test_a_change_of_weights_makes_calibration_and_plans_foreign() -> None:
         classifier.predict(PIXELS, budget=middle())
     classifier.calibrate(HALVES.open())
     assert len(classifier.predict(PIXELS, budget=middle())) == 20
+
+
+def test_the_shipped_model_of_before_images_were_resized_still_has_its_calibration() -> None:
+    shipped = load("cifar10")
+    assert shipped.calibration is not None
+    assert shipped.calibration.identity == shipped.identity
+    assert shipped.plan("10MMAC").expected.accuracy > 0.8
 
 
 def test_a_model_to_be_stored_in_half_precision_already_answers_as_stored(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from offramp.catalog import entries
 from offramp.classifier import Classifier, load
 from offramp.classifier.folder import CALIBRATION, save
 from offramp.cli.demo import _is_demo
-from offramp.cli.main import COMMANDS
+from offramp.cli.main import COMMANDS, GROUPS
 from offramp.cli.training import pick_device
 from offramp.costs import parse_budget
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
-from tiny import CLASSES, CONFIG, install, make_classifier, offramp, write_images
+from pictures import write_classes
+from tiny import CLASSES, CONFIG, PREPROCESSING, install, make_classifier, make_net, offramp, write_images
 
 CHECKPOINT = Path(__file__).parent / "oracles" / "msdnet_even.pth.tar"
 Capture = pytest.CaptureFixture[str]
@@ -152,7 +154,7 @@ def test_a_model_that_may_have_seen_the_hold_out_is_calibrated_with_a_warning(tm
 def test_evaluating_prints_every_exit_and_three_budgets(run: Path, capsys: Capture) -> None:
     assert offramp("evaluate", run) == 0
     said = capsys.readouterr().out
-    assert "Anytime: every exit on 48 images of halves" in said
+    assert "Anytime: every exit on 48 test images of halves" in said
     assert "Budgeted: images leave as early as they can" in said
     assert len(re.findall(r"MAC .* / ", said)) == 3
 
@@ -204,6 +206,20 @@ def test_a_model_without_calibration_is_evaluated_without_budgets(tmp_path: Path
     said = capsys.readouterr()
     assert "Budgeted" not in said.out
     assert "offramp calibrate MODEL" in said.err
+
+
+def test_ten_crops_of_each_image_can_be_evaluated_too(tmp_path: Path, capsys: Capture) -> None:
+    pictures = write_classes(tmp_path / "pictures" / "train", a=3, b=3, c=3, d=3)
+    shutil.copytree(pictures, pictures.with_name("val"))
+    model = Classifier(make_net(), ("a", "b", "c", "d"), replace(PREPROCESSING, resize=20))
+    save(model, tmp_path / "model")
+    asked = ("evaluate", tmp_path / "model", "--data", pictures.parent, "--workers", "0", "--ten-crop")
+    assert offramp(*asked) == 0
+    assert "Ten crops of each image, logits averaged" in capsys.readouterr().out
+    assert offramp(*asked, "--json") == 0
+    found = printed_json(capsys)
+    assert [len(shares) for shares in found["ten_crops"].values()] == [3, 3]
+    assert found["images"] == 12
 
 
 # ---- predict
@@ -401,9 +417,13 @@ def test_the_version_is_the_packages(capsys: Capture) -> None:
 def test_help_names_every_command_and_each_has_help_of_its_own(capsys: Capture) -> None:
     assert offramp("--help") == 0
     overview = capsys.readouterr().out
+    for group in GROUPS:
+        assert offramp(group, "-h") == 0
+        listed = capsys.readouterr().out
+        assert all(command.split()[1] in listed for command in COMMANDS if command.startswith(f"{group} "))
     for command in COMMANDS:
-        assert command in overview
-        assert offramp(command, "-h") == 0
+        assert re.search(rf"^  {command.split()[0]} ", overview, re.MULTILINE)
+        assert offramp(*command.split(), "-h") == 0
         assert "Usage: offramp" in capsys.readouterr().out
 
 

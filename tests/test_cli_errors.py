@@ -16,7 +16,7 @@ from PIL import Image
 
 from offramp.classifier import Classifier
 from offramp.classifier.folder import CALIBRATION, MODEL, WEIGHTS, save
-from offramp.train.run import CHECKPOINT
+from offramp.train.run import CHECKPOINTS
 from tiny import CLASSES, images, install, make_classifier, make_net, offramp, write_images
 
 PUBLISHED = Path(__file__).parent / "oracles" / "msdnet_even.pth.tar"
@@ -75,8 +75,9 @@ class Bench:
         return self.place / "evil.pt"
 
     def run_folder(self) -> Path:
-        (self.place / "run").mkdir()
-        (self.place / "run" / CHECKPOINT).touch()
+        """Of a run whose only checkpoint is damaged."""
+        (self.place / "run" / CHECKPOINTS).mkdir(parents=True)
+        (self.place / "run" / CHECKPOINTS / f"step-00000004.{'0' * 64}.pt").touch()
         return self.place / "run"
 
 
@@ -122,6 +123,10 @@ def evaluate(*options: object) -> Arguments:
 
 def train(*options: object) -> Arguments:
     return lambda b: ["train", *options, "--out", b.place / "out"]
+
+
+def train_held_out(indices: bytes) -> Arguments:
+    return lambda b: ["train", "halves", "--out", b.place / "out", "--holdout-indices", b.file("held-out.txt", indices)]
 
 
 def bring(*options: object) -> Arguments:
@@ -188,7 +193,7 @@ CASES: dict[str, tuple[Arguments, str]] = {
     # data
     "an unknown data set": (evaluate("--data", "halvs"), "did you mean 'halves'"),
     "a missing data root": (evaluate("--data", "cifar10"), "name the one above it with --data-root"),
-    "a wrong data root": (evaluate("--data", "cifar10", "--data-root", "."), "no test-*.parquet there"),
+    "a wrong data root": (evaluate("--data", "cifar10", "--data-root", "."), "no CIFAR-10 there"),
     "data of other classes": (evaluate("--data", "others"), "take the data it was trained for"),
     "a data set nobody named": (
         lambda b: ["evaluate", b.described(about={}), "--json"], "name one with --data"
@@ -204,6 +209,8 @@ CASES: dict[str, tuple[Arguments, str]] = {
         lambda b: ["evaluate", b.plain, "--sweep", "paper"], "budgets need a calibration"
     ),
     "an unknown sweep": (evaluate("--sweep", "everything"), "Invalid value for '--sweep'"),
+    "ten crops of images as large as the network sees": (evaluate("--ten-crop"), "ten crops are cut from images larger"),
+    "an unknown split": (evaluate("--split", "train"), "Invalid value for '--split'"),
     "a deadline that no test image keeps": (evaluate("--deadline-ms", "0.0000001"), "too short for exit 0"),
     # training
     "an unknown recipe": (train("halfs"), "did you mean 'halves'"),
@@ -212,14 +219,50 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "an impossible value": (train("halves", "--set", "epochs=0"), "epochs=0: must be at least 1"),
     "a setting without a value": (train("halves", "--set", "epochs"), "settings are written field=value"),
     "an unknown network": (train("halves", "--set", "variant=tinny"), "did you mean 'tiny'"),
+    "an unknown schedule": (train("halves", "--set", "schedule=linear"), "choose one of cosine, multistep"),
+    "an unknown precision": (train("halves", "--set", "precision=fp8"), "choose one of fp32, bf16, fp16"),
+    "unknown budgets for the loss": (
+        train("halves", "--set", "loss_budgets=poisson"), "choose one of equal, uniform, normal, exponential"
+    ),
+    "weights for another number of exits": (train("halves", "--set", "loss_weights=1,2"), "this network has 3 exits"),
+    "parts of a single image": (train("halves", "--set", "accumulate=9"), "leaves parts of one image"),
+    "a last batch of a single image": (
+        train("halves", "--set", "batch_size=9", "--set", "drop_last=false"), "leaves a last batch of one of 64 images"
+    ),
+    "a crop of more than the image": (train("halves", "--set", "crop_area=0.5,2"), "wants two shares such as 0.08,1"),
+    "colour noise for grey images": (train("halves", "--set", "lighting=0.1"), "shifts the colours of RGB images"),
+    "an unknown part to freeze": (train("halves", "--freeze", "head"), "choose none, backbone or stages:N"),
+    "more stages to freeze than there are": (train("halves", "--freeze", "stages:4"), "this network has 3 stages"),
+    "a size of nothing": (train("halves", "--size", "0"), "Invalid value for '--size'"),
+    "a size that is none": (train("halves", "--size", "large"), "Invalid value for '--size'"),
+    "a hold-out of nothing": (train("halves", "--holdout", "0"), "Invalid value for '--holdout'"),
+    "a hold-out of everything": (train("halves", "--holdout", "96"), "has 96 training images, its hold-out wants 96"),
+    "missing hold-out indices": (train("halves", "--holdout-indices", "nothing.txt"), "nothing.txt: no such file"),
+    "hold-out indices of another kind": (train("halves", "--holdout-indices", "a.csv"), "are read from .txt, .npy, .pth"),
+    "hold-out indices that are none": (train_held_out(b"one two"), "cannot be read as indices"),
+    "hold-out indices out of range": (train_held_out(b"3 96"), "hold-out index 96: data set 'halves' has training images 0"),
+    "negative hold-out indices": (train_held_out(b"3 -1"), "hold-out index -1: data set 'halves' has training images 0"),
+    "a hold-out index given twice": (train_held_out(b"3 5 3"), "hold-out index 3 is given 2 times"),
+    "no hold-out indices at all": (train_held_out(b""), "wanted a row of whole numbers"),
+    "fewer than no workers": (train("halves", "--workers=-1"), "Invalid value for '--workers'"),
+    "an unknown thing to do about a bad image": (
+        train("halves", "--on-bad-image", "ignore"), "Invalid value for '--on-bad-image'"
+    ),
+    "a missing folder of images": (train("halves", "--data", "./nowhere"), "no such folder; check the path"),
+    "a folder without class folders": (lambda b: ["train", "halves", "--data", b.place], "has no folders"),
+    "training nothing further": (train("finetune", "--data", "halves"), "name it with --init"),
+    "training an unknown model further": (
+        train("finetune", "--init", "modle", "--data", "halves"), "did you mean 'model'"
+    ),
+    "training further with a network of the recipe's": (
+        train("halves", "--init", "model"), "the recipe builds 'tiny' and --init brings a network of its own"
+    ),
+    "training further on nothing": (train("finetune", "--init", "model"), "or a data set, with --data"),
     "an unknown device": (train("halves", "--device", "tpu"), "give cpu, cuda or auto"),
     "a run folder already used": (
         lambda b: ["train", "halves", "--out", b.run_folder()], "holds a run already"
     ),
     "resuming nothing": (train("halves", "--resume"), "no checkpoint to resume from"),
-    "resuming a damaged checkpoint": (
-        lambda b: ["train", "halves", "--resume", "--out", b.run_folder()], "the checkpoint is damaged"
-    ),
     "training into a file": (lambda b: ["train", "halves", "--out", b.file("file", b"")], "cannot be written"),
     # checkpoints
     "an evil pickle": (bring_file(Bench.evil), "wants to load"),
@@ -250,6 +293,19 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "too few classes to price": (lambda b: ["cost", "tiny", "--classes", "1"], "num_classes=1"),
     "a demo over something else": (lambda b: ["demo", "--out", b.file("file", b"").parent], "something else than an"),
 }  # fmt: skip
+
+
+def test_resuming_from_damaged_checkpoints_alone_is_refused_after_each_is_named(
+    bench: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = bench.run_folder()
+    assert offramp("train", "halves", "--resume", "--out", run) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines() == [
+        "note: step-00000004: the checkpoint is damaged (its checksum differs); going back to the one before",
+        f"offramp: {run / CHECKPOINTS}: all checkpoints are damaged; start the run anew",
+    ]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -4,28 +4,29 @@ import torch
 
 from offramp.decide.answers import AnswerRule, RunningEnsemble, ThisExit, answers
 from offramp.engine.collect import collect, scores
-from tiny import PREPROCESSING, images, make_net
+from tiny import PREPROCESSING, images, make_net, unlabelled
 
 CPU = torch.device("cpu")
 NET = make_net()
 PIXELS = images(11)
+SAMPLES = unlabelled(PIXELS)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 64])
 def test_logits_of_all_exits_come_in_the_order_of_the_images(batch_size: int) -> None:
-    found = collect(NET, PIXELS, PREPROCESSING, device=CPU, batch_size=batch_size)
+    found = collect(NET, SAMPLES.batches(batch_size), PREPROCESSING, device=CPU)
     expected = NET(PREPROCESSING.normalize(torch.from_numpy(PIXELS))).detach()
     assert found.shape == (3, 11, 4)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_nothing_of_it_needs_gradients() -> None:
-    assert not collect(NET, PIXELS, PREPROCESSING, device=CPU).requires_grad
+    assert not collect(NET, [PIXELS], PREPROCESSING, device=CPU).requires_grad
 
 
 def test_progress_is_told_after_each_batch() -> None:
     done: list[int] = []
-    collect(NET, PIXELS, PREPROCESSING, device=CPU, batch_size=4, report=done.append)
+    collect(NET, SAMPLES.batches(4), PREPROCESSING, device=CPU, report=done.append)
     assert done == [4, 8, 11]
 
 

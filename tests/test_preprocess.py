@@ -1,5 +1,7 @@
+import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +189,12 @@ def test_the_padding_colour_normalises_to_almost_zero() -> None:
     assert RGB.normalize(fill).abs().max() <= 0.5 / 255 / min(RGB.std)
 
 
-def test_it_comes_back_from_its_plain_values() -> None:
-    fields = {name: list(value) if isinstance(value, tuple) else value for name, value in RGB.to_json().items()}
-    assert Preprocessing.from_json(fields) == RGB
+@pytest.mark.parametrize(
+    "preprocessing", [RGB, GREY, replace(RGB, resize=10), replace(RGB, interpolation="bilinear")],
+    ids=["RGB", "grey", "resized", "bilinear"],
+)  # fmt: skip
+def test_it_comes_back_from_its_plain_values(preprocessing: Preprocessing) -> None:
+    assert Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json()))) == preprocessing
 
 
 @pytest.mark.parametrize("broken", [{}, {"image_size": "8"}, {"mean": 0.5}, {"std": None}])

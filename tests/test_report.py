@@ -27,11 +27,11 @@ from offramp.report.evaluation import (
     spread_budgets,
 )
 from offramp.report.page import write_page
-from offramp.report.tables import budget_table, deadline_table, exit_table, sweep_table, to_csv
-from tiny import HALVES, OTHER_CLASSES, fix_times, make_classifier
+from offramp.report.tables import accuracy_table, budget_table, deadline_table, exit_table, sweep_table, to_csv
+from tiny import HALVES, OTHER_CLASSES, decoded, fix_times, make_classifier
 
 SOURCE = HALVES.open()
-TEST = SOURCE.split("test")
+TEST = decoded(SOURCE, "test")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ DEADLINE = DeadlineReport(5.0, 0.9, 1.75, 0.995, 3.25)
 
 
 def test_an_evaluation_has_cost_time_and_accuracy_of_every_exit(classifier: Classifier, evaluation: Evaluation) -> None:
-    logits = classifier.collect(TEST.images)
+    logits = classifier.collect(TEST)
     assert (evaluation.source, evaluation.split, evaluation.images) == ("halves", "test", 48)
     assert evaluation.exits.macs == classifier.costs.at_exit
     assert evaluation.exits.ms == (1, 3, 6)
@@ -77,6 +77,9 @@ def test_other_splits_can_be_evaluated_too(classifier: Classifier) -> None:
 def test_a_data_set_of_other_classes_is_refused(classifier: Classifier) -> None:
     with pytest.raises(DataError, match="data set 'others' has 3 classes"):
         evaluate(classifier, OTHER_CLASSES.open())
+
+
+# ---- budgets and deadlines
 
 
 def test_a_budget_is_reported_as_it_was_really_spent(classifier: Classifier) -> None:
@@ -139,6 +142,12 @@ def test_all_figures_can_be_written_as_json(evaluation: Evaluation) -> None:
 
 
 # ---- tables
+
+
+def test_accuracy_alone_has_a_table_of_its_own(classifier: Classifier, evaluation: Evaluation) -> None:
+    table, whole = accuracy_table(evaluation.exits.accuracy), exit_table(evaluation, classifier.costs)
+    assert table.columns == ("exit", *whole.columns[3:])
+    assert [row[1:] for row in table.rows] == [row[3:] for row in whole.rows]
 
 
 def test_every_row_of_a_table_has_a_cell_for_every_column(classifier: Classifier, evaluation: Evaluation) -> None:
@@ -235,7 +244,7 @@ def test_a_page_without_budgets_or_deadlines_leaves_their_tables_out(
 
 
 def test_a_page_of_one_exit_can_be_drawn(classifier: Classifier, evaluation: Evaluation, tmp_path: Path) -> None:
-    accuracy = exit_accuracy(classifier.collect(TEST.images)[:1], TEST.labels)
+    accuracy = exit_accuracy(classifier.collect(TEST)[:1], TEST.labels)
     exits = replace(evaluation.exits, macs=(1e6,), ms=(1.0,), accuracy=accuracy)
     alone = replace(evaluation, exits=exits)
     assert "<svg" in page_of(tmp_path / "page.html", classifier, alone, curve=[], budgets=[])

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from offramp.catalog import entries
+from offramp.data.folder import ClassFolders
+from offramp.data.holdout import Holdout
 from offramp.data.preprocess import Preprocessing
-from offramp.data.source import Source, SourceSpec, Split
+from offramp.data.source import Samples, Source, SourceSpec, Split
+from offramp.data.workers import Workers
 from offramp.errors import DataError
+from tiny import decoded
 
 SOURCES: dict[str, SourceSpec] = entries("data", "SOURCES")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -29,7 +33,7 @@ NUMBERED = SourceSpec(
 def test_the_splits_are_disjoint_and_together_everything() -> None:
     source = NUMBERED.open()
     train, calibrate, test = (
-        source.split(name).images[:, 0, 0, 0].tolist() for name in ("train", "calibrate", "test")
+        decoded(source, name).images[:, 0, 0, 0].tolist() for name in ("train", "calibrate", "test")
     )  # fmt: skip
     assert (len(train), len(calibrate), len(test)) == (25, 15, 10)
     assert sorted(train + calibrate) == list(range(40))
@@ -38,20 +42,20 @@ def test_the_splits_are_disjoint_and_together_everything() -> None:
 
 def test_labels_stay_with_their_images() -> None:
     for name in ("train", "calibrate", "test"):
-        split = NUMBERED.open(seed=5).split(name)
+        split = decoded(NUMBERED.open(holdout=Holdout(5)), name)
         assert np.array_equal(split.labels, split.images[:, 0, 0, 0] % 3)
 
 
 def test_the_calibrate_split_is_the_held_out_images_in_their_order() -> None:
     source = NUMBERED.open()
     assert source.calibrate_indices.tolist() == sorted(source.calibrate_indices)
-    assert source.split("calibrate").images[:, 0, 0, 0].tolist() == source.calibrate_indices.tolist()
+    assert decoded(source, "calibrate").images[:, 0, 0, 0].tolist() == source.calibrate_indices.tolist()
 
 
 def test_the_seed_and_nothing_else_decides_who_is_held_out() -> None:
-    held_out = [NUMBERED.open(seed=seed).calibrate_indices.tolist() for seed in (0, 0, 1)]
+    held_out = [NUMBERED.open(holdout=Holdout(seed)).calibrate_indices.tolist() for seed in (0, 0, 1)]
     assert held_out[0] == held_out[1] != held_out[2]
-    one, other = (NUMBERED.open(seed=seed).split("test").images for seed in (0, 1))
+    one, other = (decoded(NUMBERED.open(holdout=Holdout(seed)), "test").images for seed in (0, 1))
     assert np.array_equal(one, other)
 
 
@@ -86,7 +90,7 @@ def test_a_data_set_in_a_folder_wants_the_folder() -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_a_folder_without_cifar_is_refused_with_the_place_that_was_looked_at(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=rf"{name}: no test-\*\.parquet there; check --data-root"):
+    with pytest.raises(DataError, match=rf"{name}: no CIFAR-10+ there.*; check --data-root"):
         SOURCES[name].open(tmp_path).split("test")
 
 
@@ -94,6 +98,44 @@ def test_a_training_part_no_larger_than_the_hold_out_is_refused() -> None:
     spec = SourceSpec("cut", ("a",), NUMBERED.preprocessing, holdout=40, needs_root=False, read=numbered)
     with pytest.raises(DataError, match="'cut' has 40 training images, its hold-out wants 40; the copy is incomplete"):
         spec.open().split("train")
+
+
+def test_a_hold_out_may_have_another_size_or_be_given_image_by_image() -> None:
+    assert len(NUMBERED.open(holdout=Holdout(size=3)).split("calibrate")) == 3
+    given = NUMBERED.open(holdout=Holdout(indices=np.array([7, 2, 39])))
+    assert decoded(given, "calibrate").images[:, 0, 0, 0].tolist() == given.calibrate_indices.tolist() == [2, 7, 39]
+    assert sorted(decoded(given, "train").images[:, 0, 0, 0]) == [n for n in range(40) if n not in (2, 7, 39)]
+
+
+def test_the_digest_of_a_hold_out_changes_with_the_images_in_it() -> None:
+    digests = [NUMBERED.open(holdout=Holdout(seed)).holdout_digest for seed in (0, 0, 1)]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_images_can_be_left_out_of_both_parts_before_anything_is_held_out() -> None:
+    def sift(samples: Samples) -> Samples:
+        return samples.take(np.flatnonzero(samples.labels != 1))
+
+    source = NUMBERED.open(sift=sift)
+    held_out, rest, test = (decoded(source, name) for name in ("calibrate", "train", "test"))
+    assert sorted([*held_out.images[:, 0, 0, 0], *rest.images[:, 0, 0, 0]]) == [n for n in range(40) if n % 3 != 1]
+    assert len(held_out) == 15
+    assert test.images[:, 0, 0, 0].tolist() == [n for n in range(100, 110) if n % 3 != 1]
+
+
+def test_images_in_memory_are_brought_to_the_size_and_colours_of_the_model() -> None:
+    source = NUMBERED.open(preprocessing=Preprocessing(5, (0.5,) * 3, (0.5,) * 3))
+    test = decoded(source, "test")
+    assert test.images.shape == (10, 5, 5, 3)
+    assert (test.images == np.arange(100, 110)[:, None, None, None]).all()
+    assert test.labels.tolist() == (np.arange(100, 110) % 3).tolist()
+
+
+def test_images_that_fit_the_model_already_are_not_copied() -> None:
+    split = numbered(None, "train")
+    assert split.prepared(NUMBERED.preprocessing, Workers(0)) is split
+    assert np.array_equal(np.concatenate(list(split.batches(16))), split.images)
+    assert np.asarray(split.image(7)).tolist() == [[7, 7], [7, 7]]
 
 
 def test_images_and_labels_must_be_as_many() -> None:
@@ -117,7 +159,7 @@ def test_the_digits_are_the_1797_real_scans(digits: Source) -> None:
     sizes = {name: len(digits.split(name)) for name in ("train", "calibrate", "test")}
     assert sizes == {"train": 1200, "calibrate": 237, "test": 360}
     for name in ("train", "calibrate", "test"):
-        split = digits.split(name)
+        split = decoded(digits, name)
         assert split.images.shape[1:] == (32, 32, 1)
         assert split.images.dtype == np.uint8
         assert split.labels.dtype == np.int64
@@ -133,7 +175,7 @@ def test_no_digit_is_in_two_splits_by_its_place_in_the_original(digits: Source) 
 
 
 def test_the_digits_have_the_statistics_that_are_taken_off(digits: Source) -> None:
-    values = np.concatenate([digits.split("train").images, digits.split("calibrate").images]) / 255
+    values = np.concatenate([decoded(digits, "train").images, decoded(digits, "calibrate").images]) / 255
     assert digits.preprocessing.mean[0] == pytest.approx(values.mean(), abs=0.005)
     assert digits.preprocessing.std[0] == pytest.approx(values.std(), abs=0.005)
 
@@ -141,7 +183,8 @@ def test_the_digits_have_the_statistics_that_are_taken_off(digits: Source) -> No
 def test_every_data_set_has_names_statistics_and_a_hold_out() -> None:
     for name, spec in SOURCES.items():
         assert spec.name == name
-        assert len(spec.classes) == len(set(spec.classes)) >= 2
+        if not isinstance(spec, ClassFolders):  # whose names are those of the folders, once it is opened
+            assert len(spec.classes) == len(set(spec.classes)) >= 2
         assert spec.holdout > 0
 
 
@@ -149,5 +192,5 @@ def test_every_data_set_has_names_statistics_and_a_hold_out() -> None:
 def test_cifar10_is_read_as_it_was_published() -> None:
     if not (SHARED / "cifar10").is_dir():
         pytest.skip("no copy of CIFAR-10 in ../shared/data")
-    images = SOURCES["cifar10"].open(SHARED).split("test").images
+    images = decoded(SOURCES["cifar10"].open(SHARED), "test").images
     assert hashlib.sha256(images.tobytes()).hexdigest() == CIFAR10_TEST

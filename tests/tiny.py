@@ -1,6 +1,7 @@
 """A whole small world: a data set, a network and a recipe that train in a moment, and a clock that waits for nobody."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,15 @@ from offramp.catalog import entries
 from offramp.classifier import Classifier
 from offramp.classifier.identity import Storage
 from offramp.cli.main import main
+from offramp.data.holdout import Holdout
 from offramp.data.preprocess import Preprocessing
-from offramp.data.source import SourceSpec, Split
+from offramp.data.source import Source, SourceSpec, Split, SplitName
+from offramp.data.workers import Workers
 from offramp.decide.calibration import Calibration
 from offramp.measure.latency import StageTimes
 from offramp.nets.msdnet import MSDNet, MSDNetConfig
 from offramp.train.recipe import Recipe
+from offramp.train.run import Run, source_of
 
 CLASSES = ("left", "right", "top", "bottom")
 PREPROCESSING = Preprocessing(16, (0.4,), (0.25,))
@@ -31,6 +35,7 @@ CONFIG = MSDNetConfig(
 RECIPE = Recipe(
     variant="tiny", source="halves", epochs=1, batch_size=16, learning_rate=0.1, warmup_epochs=0, crop_pad=1, flip=False
 )
+FINETUNE = replace(RECIPE, variant="", source="", batch_size=8)
 _HALVES = (np.s_[:, :8], np.s_[:, 8:], np.s_[:8], np.s_[8:])
 
 
@@ -96,12 +101,39 @@ def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 1), np.uint8)
 
 
+def unlabelled(pixels: NDArray[np.uint8]) -> Split:
+    """Images whose labels nobody asks for."""
+    return Split(pixels, np.zeros(len(pixels), np.int64))
+
+
+def decoded(source: Source, name: SplitName) -> Split:
+    """A split of a data set that lies in memory."""
+    split = source.split(name)
+    assert isinstance(split, Split)
+    return split
+
+
 def write_images(folder: Path, count: int) -> list[Path]:
     """The first of :func:`images` as files."""
     paths = [folder / f"image{number}.png" for number in range(count)]
     for path, image in zip(paths, images(count), strict=True):
         Image.fromarray(image[..., 0]).save(path)
     return paths
+
+
+def open_source(
+    recipe: Recipe = RECIPE, data: str | None = None, init: Classifier | None = None, seed: int = 0
+) -> Source:
+    """The data set of such a training, decoded in this process."""
+    spec, preprocessing = source_of(recipe, data, init)
+    return spec.open(None, Holdout(seed), preprocessing, Workers(0))
+
+
+def run_of(
+    out: Path, recipe: Recipe = RECIPE, *, data: str | None = None, init: Classifier | None = None, seed: int = 0
+) -> Run:
+    """A training on the CPU, ready to begin."""
+    return Run(recipe, open_source(recipe, data, init, seed), out, torch.device("cpu"), init)
 
 
 def offramp(*arguments: object) -> int:

@@ -4,6 +4,9 @@
 class OfframpError(Exception):
     """Base of every error the package raises on purpose; the command line prints it without a traceback."""
 
+    exit_code = 2
+    """Of the command line."""
+
 
 class ConfigError(OfframpError):
     """A network, recipe or option value breaks a rule."""
@@ -23,3 +26,16 @@ class BudgetError(OfframpError):
 
 class MissingExtraError(OfframpError):
     """An optional dependency is needed and not installed."""
+
+
+class TrainingError(OfframpError):
+    """A training has gone where it cannot come back from."""
+
+
+class InterruptedRunError(OfframpError):
+    """A signal asked a run to stop, and it has stopped in order."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        # What a shell expects of a process that a signal ended: 130 for SIGINT, 143 for SIGTERM.
+        self.exit_code = 128 + signal_number

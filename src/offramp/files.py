@@ -9,6 +9,9 @@ from typing import Any, BinaryIO
 
 from offramp.errors import ArtifactError
 
+_UNFINISHED = ".offramp-unfinished"
+"""Ends the names of files that are being written."""
+
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write beside ``path``, flush to disk, then rename: afterwards there is the old file or the whole new one.
@@ -18,7 +21,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
         written = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -34,6 +37,19 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise ArtifactError(
             f"{path}: cannot be written ({error.strerror or error}); check the folder and the disk"
         ) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writes to files of this folder have left that were killed midway; only where nobody else is writing.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    try:
+        for path in folder.glob(f".*{_UNFINISHED}"):
+            path.unlink()
+    except OSError as error:
+        raise ArtifactError(f"{folder}: cannot be written ({error.strerror}); check its permissions") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,13 +15,13 @@ from offramp.classifier.checks import check_parts, check_plan
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
 from offramp.costs import Costs, parse_budget
 from offramp.data.preprocess import Images, Preprocessing
-from offramp.data.source import Source
+from offramp.data.source import Samples, Source
 from offramp.decide.answers import ThisExit
 from offramp.decide.calibration import Calibration
 from offramp.decide.plan import ExitPlan
 from offramp.engine.anytime import run_until
 from offramp.engine.budgeted import run_budgeted
-from offramp.engine.collect import collect, scores
+from offramp.engine.collect import collect, collect_batches, scores
 from offramp.engine.predictions import Predictions
 from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
 from offramp.measure.latency import StageTimes, time_stages
@@ -48,6 +48,8 @@ class Classifier:
 
     batch_size = 256
     """Images per step when many are given. Large, since batches shrink as images leave; lower it where memory is short."""
+    collect_size = 128
+    """Images per step when all go through all exits."""
 
     def __init__(
         self,
@@ -185,10 +187,15 @@ class Classifier:
             DataError: the source has other classes.
         """
         self.check_source(source)
-        split = source.split("calibrate")
-        confidence, correct = scores(ThisExit(), self.collect(split.images, report), split.labels)
+        split, rule = source.split("calibrate"), ThisExit()
+        parts, done = [], 0
+        preprocessing, batches = self._need_preprocessing(), split.batches(self.collect_size)
+        for logits in collect_batches(self.net, batches, preprocessing, device=self.device, report=report):
+            parts.append(scores(rule, logits, split.labels[done : done + logits.shape[1]]))
+            done += logits.shape[1]
+        confidence, correct = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
         self.calibration = Calibration(
-            confidence, correct, source.name, source.seed, source.calibrate_indices, self.identity
+            confidence, correct, source.name, source.holdout.seed, source.calibrate_indices, self.identity
         )
         return self.calibration
 
@@ -205,11 +212,10 @@ class Classifier:
                 "or import it with these class names"
             )
 
-    def collect(self, images: NDArray[np.uint8], report: Callable[[int], None] | None = None) -> Tensor:
-        """Logits (K, N, C) of all exits for decoded images (N, H, W, C)."""
-        preprocessing = self._need_preprocessing()
-        pixels = preprocessing.decode(images)
-        return collect(self.net, pixels, preprocessing, device=self.device, report=report)
+    def collect(self, samples: Samples, report: Callable[[int], None] | None = None) -> Tensor:
+        """Logits (K, N, C) of all exits."""
+        batches = samples.batches(self.collect_size)
+        return collect(self.net, batches, self._need_preprocessing(), device=self.device, report=report)
 
     def _decode(self, images: Images) -> NDArray[np.uint8]:
         return self._need_preprocessing().decode(images)

@@ -1,17 +1,27 @@
 """``offramp calibrate``."""
 
 import os
-from typing import Annotated
 
-import typer
-
-from offramp.cli.options import DataRoot, Model
+from offramp.cli.options import (
+    BadImages,
+    Data,
+    DataRoot,
+    HoldoutIndices,
+    HoldoutSize,
+    Model,
+    OnBadImage,
+    WorkerCount,
+)
 
 
 def run(
     model: Model,
-    data: Annotated[str | None, typer.Option(help="Data set; by default the one the model was trained on.")] = None,
+    data: Data = None,
     data_root: DataRoot = None,
+    holdout: HoldoutSize = None,
+    holdout_indices: HoldoutIndices = None,
+    workers: WorkerCount = None,
+    on_bad_image: BadImages = OnBadImage.error,
 ) -> None:
     """Run the calibrate split once and keep its scores in the model folder, so that any budget can be solved.
 
@@ -20,7 +30,7 @@ def run(
     """
     from offramp.classifier.entry import SHIPPED, find
     from offramp.classifier.folder import CALIBRATION, read
-    from offramp.cli.opening import check_holdout, open_data
+    from offramp.cli.opening import DataOptions, check_holdout, open_data
     from offramp.cli.show import counting, remark, say
     from offramp.errors import ArtifactError
 
@@ -32,15 +42,16 @@ def run(
     if not os.access(folder, os.W_OK):
         raise ArtifactError(f"{folder}: may not be written; check its permissions or copy the model")
     classifier = read(folder, calibrated=False)  # whatever is wrong with the old scores, new ones replace them
-    source = open_data(classifier, data, data_root)
+    options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
+    source = open_data(classifier, data, options)
     check_holdout(classifier, source)
-    with counting("calibrating", source.spec.holdout) as done:
+    with counting("calibrating", len(source.calibrate_indices)) as done:
         calibration = classifier.calibrate(source, done)
     calibration.save(folder / CALIBRATION)
     if classifier.about.get("source", {}).get("name") != source.name:
         remark(
-            f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.seed}) alone; "
-            "if it has seen those images, budgets will be spent too early"
+            f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.holdout.seed}) "
+            "alone; if it has seen those images, budgets will be spent too early"
         )
     accuracy = ", ".join(f"{100 * share:.1f}" for share in calibration.correct.mean(axis=1))
     say(

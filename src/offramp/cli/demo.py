@@ -21,20 +21,20 @@ def run(
 
     Uses the digits that come with scikit-learn; nothing is downloaded.
     """
-    from PIL import Image
-
     from offramp.catalog import lookup
     from offramp.cli.reporting import Report, show, write_report
     from offramp.cli.show import say
-    from offramp.cli.training import train_with_progress
-    from offramp.train.run import CHECKPOINT, METRICS, RECIPE, open_source
+    from offramp.cli.training import TrainOptions, train_with_progress
+    from offramp.data.source import SourceSpec
+    from offramp.train.run import IN_RUN
 
     began = time.perf_counter()
     recipe = lookup("recipe", "digits", "recipes", "RECIPES")
-    _clear(out, {CHECKPOINT, METRICS, RECIPE, "model", PAGE, DIGIT})
+    _clear(out, {*IN_RUN, PAGE, DIGIT})
     say(f"training {recipe.variant} on {recipe.source}: {recipe.epochs} epochs …")
-    classifier = train_with_progress(recipe, None, out, resume=False, device="auto")
-    source = open_source(recipe, None)
+    classifier = train_with_progress(recipe, TrainOptions(out))
+    spec: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
+    source = spec.open()
     steps = tuple(accumulate(classifier.times(1).quantile(0.95)))
     report = Report.make(classifier, source, None, [_deadline(steps, k) for k in _deadline_exits(len(steps))])
     show(report, None, csv=None, page=None, as_json=False)
@@ -45,7 +45,7 @@ def run(
     )
     say(f"Done in {time.perf_counter() - began:.0f} s. The curves are in {page}.")
     digit = out / DIGIT
-    Image.fromarray(source.split("test").images[0, :, :, 0]).save(digit)
+    source.split("test").image(0).save(digit)
     middle = classifier.costs.format((classifier.costs.at_exit[0] + classifier.costs.at_exit[-1]) / 2).replace(" ", "")
     commands = (
         (f"offramp predict {out} {digit} --budget {middle} --top-k 3", "classify an image under a budget"),

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import DataRoot, Json, Model
+from offramp.cli.options import BadImages, Data, DataRoot, Json, Model, OnBadImage, WorkerCount
+
+
+class Part(StrEnum):
+    """Splits that are not trained on."""
+
+    test = "test"
+    calibrate = "calibrate"
 
 
 class Sweep(StrEnum):
@@ -17,8 +24,14 @@ class Sweep(StrEnum):
 
 def run(
     model: Model,
-    data: Annotated[str | None, typer.Option(help="Data set; by default the one the model was trained on.")] = None,
+    data: Data = None,
     data_root: DataRoot = None,
+    split: Annotated[
+        Part, typer.Option(help="Images to run: test ones, or (for data without any) those held out of the training.")
+    ] = Part.test,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="Also every exit's accuracy over ten crops of each image.")
+    ] = False,
     budget: Annotated[
         list[str] | None,
         typer.Option(help="Budget to run for real; repeat for more. Three are chosen if none is given."),
@@ -34,6 +47,8 @@ def run(
         Path | None, typer.Option(help="Write the raw figures (of the sweep, else of the exits) there.", metavar="FILE")
     ] = None,
     page: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page there.", metavar="FILE")] = None,
+    workers: WorkerCount = None,
+    on_bad_image: BadImages = OnBadImage.error,
     json: Json = False,
 ) -> None:
     """Evaluate on the test split: every exit (anytime), and budgets solved from the model's calibration (budgeted batch).
@@ -41,11 +56,14 @@ def run(
     Thresholds come from the calibration alone, never from test images.
     """
     from offramp.classifier import load
-    from offramp.cli.opening import open_data
+    from offramp.cli.opening import DataOptions, open_data
     from offramp.cli.reporting import Report, show
 
     classifier = load(model)
-    source = open_data(classifier, data, data_root)
-    report = Report.make(classifier, source, budget, deadline_ms or [], sweep is not None)
+    options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
+    source = open_data(classifier, data, options)
+    report = Report.make(
+        classifier, source, budget, deadline_ms or [], split=split.value, sweep=sweep is not None, ten_crop=ten_crop
+    )
     points = report.paper_sweep() if sweep else None
     show(report, points, csv=csv, page=page, as_json=json)

@@ -29,11 +29,16 @@ def run(json: Json = False) -> None:
         "Models in the package (offramp predict NAME IMAGES…)", Table(("name",), tuple((n,) for n in shipped_models()))
     )
     say_table(
-        "Data sets (--data NAME)",
+        "Data sets (--data NAME; or --data FOLDER with a folder of images per class)",
         Table(
             ("name", "classes", "held out", "where"),
             tuple(
-                (name, str(len(s.classes)), f"{s.holdout:,}", "--data-root DIR" if s.needs_root else "built in")
+                (
+                    name,
+                    str(len(s.classes) or "its folders"),
+                    f"{s.holdout:,}",
+                    "--data-root DIR" if s.needs_root else "built in",
+                )
                 for name, s in sources.items()
             ),
         ),
@@ -42,6 +47,9 @@ def run(json: Json = False) -> None:
         "Recipes (offramp train NAME)",
         Table(
             ("name", "network", "data", "epochs"),
-            tuple((name, r.variant, r.source, str(r.epochs)) for name, r in recipes.items()),
+            tuple(
+                (name, r.variant or "--init MODEL", r.source or "--data …", str(r.epochs))
+                for name, r in recipes.items()
+            ),
         ),
     )

@@ -11,9 +11,15 @@ from offramp.cli.show import complain
 from offramp.errors import OfframpError
 
 COMMANDS = (
-    "demo", "predict", "evaluate", "calibrate", "plan", "train", "list", "cost", "import-checkpoint",
+    "demo", "predict", "evaluate", "calibrate", "plan", "train", "runs", "recipe show", "data check", "data fetch", "list",
+    "cost", "import-checkpoint",
 )  # fmt: skip
-"""Each in the module of its name, as a function ``run``, in the order of ``--help``."""
+"""Each in the module of its name, as a function ``run``, in the order of ``--help``; two words are a group's command."""
+
+GROUPS = {
+    "recipe": "Recipes: every value that changes the weights.",
+    "data": "Data sets: look one over, or get a public one.",
+}
 
 _INTERRUPTED = 130
 
@@ -47,16 +53,22 @@ def _options(
     del version
 
 
-for _name in COMMANDS:
-    app.command(_name)(importlib.import_module(f"offramp.cli.{_name.replace('-', '_')}").run)
+_homes = {"": app} | {group: typer.Typer(help=purpose, no_args_is_help=True) for group, purpose in GROUPS.items()}
+
+for _command in COMMANDS:
+    _group, _, _name = _command.rpartition(" ")
+    _module = importlib.import_module(f"offramp.cli.{_command.replace('-', '_').replace(' ', '_')}")
+    _homes[_group].command(_name)(_module.run)
+for _group in GROUPS:
+    app.add_typer(_homes[_group], name=_group)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 refused, 130 interrupted."""
+    """Run a command; returns the exit code: 0 done, 2 refused, 130 or 143 interrupted."""
     try:
         result = typer.main.get_command(app)(args=arguments, prog_name="offramp", standalone_mode=False)
     except OfframpError as error:
-        return complain(str(error))
+        return complain(str(error), error.exit_code)
     except _USAGE_ERROR as error:
         message = str(getattr(error, "format_message")()).rstrip(".")  # noqa: B009 - the class is found at run time
         if "\n" in message:  # no arguments at all: the message is the help

@@ -1,14 +1,54 @@
 """Opening what the arguments name."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from offramp.catalog import lookup
+import numpy as np
+
 from offramp.classifier import Classifier
-from offramp.data.source import Source, SourceSpec
+from offramp.cli.show import counting, remark
+from offramp.data.detect import named_source
+from offramp.data.holdout import Holdout, read_indices
+from offramp.data.scan import Finding, without_unreadable
+from offramp.data.source import Samples, Sift, Source
+from offramp.data.workers import Workers
 from offramp.errors import DataError
 
+_SHOWN = 20
 
-def open_data(classifier: Classifier, name: str | None, data_root: Path | None) -> Source:
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How the data set of a command is read."""
+
+    data_root: Path | None = None
+    workers: int | None = None
+    skip_bad: bool = False
+    holdout: int | None = None
+    holdout_indices: Path | None = None
+
+    @property
+    def processes(self) -> Workers:
+        """That decode."""
+        return Workers() if self.workers is None else Workers(self.workers)
+
+    @property
+    def sift(self) -> Sift | None:
+        """Leaves unreadable images out, where that was asked for, and says which."""
+        return self._leave_out if self.skip_bad else None
+
+    def cut(self, seed: int) -> Holdout:
+        """The hold-out of a training."""
+        indices = read_indices(self.holdout_indices) if self.holdout_indices else None
+        return Holdout(seed, self.holdout, indices)
+
+    def _leave_out(self, samples: Samples) -> Samples:
+        with counting("looking for unreadable images", len(samples)) as done:
+            return without_unreadable(samples, self.processes, _tell, done)
+
+
+def open_data(classifier: Classifier, name: str | None, options: DataOptions) -> Source:
     """The data set called ``name``, by default the one the model was trained on, with the hold-out it was trained with.
 
     Raises:
@@ -19,8 +59,12 @@ def open_data(classifier: Classifier, name: str | None, data_root: Path | None) 
     name = name or trained.get("name")
     if name is None:
         raise DataError("this model does not say which data set it was made for; name one with --data")
-    spec: SourceSpec = lookup("data set", name, "data", "SOURCES")
-    return spec.open(data_root, trained.get("holdout_seed", 0) if trained.get("name") == name else 0)
+    spec = named_source(name, classifier.preprocessing)
+    if options.holdout or options.holdout_indices or trained.get("name") != spec.name:
+        holdout = options.cut(0)
+    else:
+        holdout = _holdout_of(trained)
+    return spec.open(options.data_root, holdout, classifier.preprocessing, options.processes, options.sift)
 
 
 def check_holdout(classifier: Classifier, source: Source) -> None:
@@ -33,6 +77,20 @@ def check_holdout(classifier: Classifier, source: Source) -> None:
     known = trained.get("holdout_sha256")
     if trained.get("name") == source.name and known not in (None, source.holdout_digest):
         raise DataError(
-            f"the hold-out of '{source.name}' (seed {source.seed}) is not the one this model's training left alone; "
-            "use the offramp and NumPy releases it was trained with"
+            f"the hold-out of '{source.name}' (seed {source.holdout.seed}) is not the one this model's training left alone; "
+            "use the same files, and the offramp and NumPy releases it was trained with"
         )
+
+
+def _holdout_of(trained: dict[str, Any]) -> Holdout:
+    indices = trained.get("holdout_indices")
+    found = None if indices is None else np.array(indices, np.int64)
+    return Holdout(trained.get("holdout_seed", 0), trained.get("holdout"), found)
+
+
+def _tell(left_out: list[Finding]) -> None:
+    remark(f"left out {len(left_out)} unreadable images:")
+    for finding in left_out[:_SHOWN]:
+        remark(f"  {finding.problem}")
+    if len(left_out) > _SHOWN:
+        remark(f"  … and {len(left_out) - _SHOWN} more; `offramp data check` lists all")

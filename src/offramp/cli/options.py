@@ -1,15 +1,48 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class OnBadImage(StrEnum):
+    """What an unreadable image does."""
+
+    error = "error"
+    skip = "skip"
+
+
 Model = Annotated[
     str, typer.Argument(help="Model folder, run folder, or the name of a shipped model.", metavar="MODEL")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Data set by name, or a folder of images of yours; by default the model's or recipe's own.",
+        metavar="NAME|FOLDER",
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Folder that holds the data set's folder, e.g. the one above cifar10/.", metavar="DIR"),
+]
+WorkerCount = Annotated[
+    int | None, typer.Option("--workers", help="Processes that decode images; one per core by default.", min=0)
+]
+BadImages = Annotated[
+    OnBadImage,
+    typer.Option(help="Stop at an image that cannot be read, or leave all such images out and list them."),
+]
+HoldoutSize = Annotated[
+    int | None,
+    typer.Option(
+        "--holdout", help="Training images set aside for calibration; a tenth by default.", metavar="N", min=1
+    ),
+]
+HoldoutIndices = Annotated[
+    Path | None,
+    typer.Option(help="Set these training images aside: .txt, .npy, or public code's index.pth.", metavar="FILE"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -7,7 +7,8 @@ from typing import Any
 
 from offramp.classifier import Classifier
 from offramp.cli.show import counting, remark, say_json, say_table
-from offramp.data.source import Source
+from offramp.data.source import Source, SplitName
+from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint, paper_sweep
 from offramp.errors import BudgetError
 from offramp.files import write_text
@@ -17,14 +18,16 @@ from offramp.report.evaluation import (
     Evaluation,
     as_json,
     budget_curve,
+    check_ten_crops,
     evaluate,
+    evaluate_ten_crops,
     run_budget,
     run_deadline,
     spread_budgets,
     sweep_values,
 )
 from offramp.report.page import write_page
-from offramp.report.tables import Table, budget_table, deadline_table, exit_table, sweep_table, to_csv
+from offramp.report.tables import Table, accuracy_table, budget_table, deadline_table, exit_table, sweep_table, to_csv
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,7 @@ class Report:
     evaluation: Evaluation
     budgets: list[BudgetReport]
     deadlines: list[DeadlineReport]
+    ten_crops: ExitAccuracy | None = None
 
     @classmethod
     def make(
@@ -43,26 +47,37 @@ class Report:
         source: Source,
         budgets: list[str] | None,
         deadlines_ms: list[float],
+        *,
+        split: SplitName = "test",
         sweep: bool = False,
+        ten_crop: bool = False,
     ) -> "Report":
-        """Evaluate on the test split; what cannot be done is refused before anything long starts.
+        """Evaluate on a split; what cannot be done is refused before anything long starts.
 
         Args:
             classifier: what to evaluate.
             source: data of the model's classes.
             budgets: to run; None means three between the first and the last exit's cost.
             deadlines_ms: to run, one image a call.
+            split: to evaluate on.
             sweep: whether the published sweep will be wanted.
+            ten_crop: whether to run ten crops of each image too.
         """
         if (budgets or sweep) and classifier.calibration is None:
             raise BudgetError("budgets need a calibration; make one with: offramp calibrate MODEL --data NAME")
-        test = source.split("test")
+        test = source.split(split)
+        if ten_crop:
+            check_ten_crops(classifier, test)
         for wanted in budgets or []:
             classifier.plan(wanted, len(test))
         for deadline in deadlines_ms:
-            classifier.predict(test.images[:1], deadline_ms=deadline)
+            classifier.predict(next(test.batches(1)), deadline_ms=deadline)
         with counting("evaluating", len(test)) as done:
-            evaluation = evaluate(classifier, source, report=done)
+            evaluation = evaluate(classifier, source, split, done)
+        crops = None
+        if ten_crop:
+            with counting("ten crops", len(test)) as done:
+                crops = evaluate_ten_crops(classifier, test, done)
         chosen: list[float] | list[str] = budgets or (
             spread_budgets(classifier.costs) if classifier.calibration else []
         )
@@ -73,7 +88,7 @@ class Report:
         for deadline in deadlines_ms:
             with counting(f"deadline {deadline:g} ms", len(test)) as done:
                 kept.append(run_deadline(classifier, test, deadline, done))
-        return cls(classifier, evaluation, spent, kept)
+        return cls(classifier, evaluation, spent, kept, crops)
 
     def paper_sweep(self) -> list[SweepPoint]:
         """The published sweep, thresholds fitted on the calibration and applied to the test scores."""
@@ -107,9 +122,10 @@ def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, pa
 
 def _tables(report: Report, sweep: list[SweepPoint] | None) -> list[tuple[str, Table]]:
     evaluation, costs = report.evaluation, report.classifier.costs
-    tables = [
-        (f"Anytime: every exit on {evaluation.images:,} images of {evaluation.source}", exit_table(evaluation, costs))
-    ]
+    title = f"Anytime: every exit on {evaluation.images:,} {evaluation.split} images of {evaluation.source}"
+    tables = [(title, exit_table(evaluation, costs))]
+    if report.ten_crops:
+        tables.append(("Ten crops of each image, logits averaged", accuracy_table(report.ten_crops)))
     if report.budgets:
         tables.append(("Budgeted: images leave as early as they can", budget_table(report.budgets)))
     if report.deadlines:
@@ -131,7 +147,7 @@ def write_report(report: Report, path: Path) -> None:
     calibration = classifier.calibration
     machine = describe_machine(classifier.device)
     note = (
-        f"{evaluation.images:,} test images of {evaluation.source}, weights {classifier.identity[:12]}. "
+        f"{evaluation.images:,} {evaluation.split} images of {evaluation.source}, weights {classifier.identity[:12]}. "
         f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, offramp "
         f"{machine['offramp']} ({machine['commit']}). Thresholds come from held-out training images, never from test images."
     )
@@ -142,6 +158,8 @@ def write_report(report: Report, path: Path) -> None:
 
 def _values(report: Report, sweep: list[SweepPoint] | None) -> dict[str, Any]:
     values = as_json(report.evaluation, report.budgets, report.deadlines)
+    if report.ten_crops is not None:
+        values["ten_crops"] = {"top1": list(report.ten_crops.top1), "top5": list(report.ten_crops.top5)}
     if sweep is not None:
         infinite = {math.inf: "inf", -math.inf: "-inf"}  # which JSON lacks
         values["sweep"] = [{k: infinite.get(v, v) for k, v in row.items()} for row in sweep_values(sweep)]

@@ -2,23 +2,43 @@
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from offramp.classifier import Classifier
-from offramp.cli.show import bar
+from offramp.cli.opening import DataOptions
+from offramp.cli.show import bar, remark
 from offramp.errors import ConfigError
+from offramp.measure.memory import keep_memory
 from offramp.train.loop import Progress
 from offramp.train.recipe import Recipe
-from offramp.train.run import check_run_folder, open_source, train_run
+from offramp.train.run import Run, check_run_folder, source_of
 
 
-def train_with_progress(recipe: Recipe, data_root: Path | None, out: Path, *, resume: bool, device: str) -> Classifier:
-    """Run :func:`~offramp.train.run.train_run`; without a terminal, a JSON line per epoch on stderr instead of a bar."""
-    place = pick_device(device)
-    source = open_source(recipe, data_root)
-    check_run_folder(out, resume)
+@dataclass(frozen=True)
+class TrainOptions:
+    """What a training needs besides its recipe."""
+
+    out: Path
+    data: str | None = None
+    """Catalog name or folder, instead of the recipe's own data set."""
+    how: DataOptions = field(default_factory=DataOptions)
+    init: Classifier | None = None
+    device: str = "auto"
+    resume: bool = False
+
+
+def train_with_progress(recipe: Recipe, options: TrainOptions) -> Classifier:
+    """Do a :class:`~offramp.train.run.Run`; without a terminal, a JSON line per epoch on stderr instead of a bar."""
+    keep_memory()
+    device = pick_device(options.device)
+    check_run_folder(options.out, options.resume)
+    spec, preprocessing = source_of(recipe, options.data, options.init)
+    how = options.how
+    source = spec.open(how.data_root, how.cut(recipe.holdout_seed), preprocessing, how.processes, how.sift)
+    run = Run(recipe, source, options.out, device, options.init)
     with bar() as shown:
         task = shown.add_task("reading data", total=None, note="")
         accuracies: tuple[float, ...] = ()
@@ -31,14 +51,18 @@ def train_with_progress(recipe: Recipe, data_root: Path | None, out: Path, *, re
             label = f"epoch {min(int(progress.epoch) + 1, recipe.epochs)} of {recipe.epochs}"
             shown.update(task, description=label, completed=progress.step, total=progress.total_steps, note=note)
             if shown.disable and accuracy is not None:
-                line = {
-                    "epoch": round(progress.epoch),
-                    "images_per_s": round(progress.images_per_s, 1),
-                    "top1": accuracy,
-                }
-                sys.stderr.write(json.dumps(line) + "\n")
+                sys.stderr.write(json.dumps(_line(progress, accuracy)) + "\n")
+                sys.stderr.flush()
 
-        return train_run(recipe, source, out, device=place, resume=resume, report=tell)
+        return run.train(resume=options.resume, report=tell, remark=remark)
+
+
+def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, object]:
+    left = (progress.total_steps - progress.step) * progress.seconds / progress.step
+    return {
+        "epoch": round(progress.epoch), "epochs": progress.total_steps // progress.steps_per_epoch,
+        "images_per_s": round(progress.images_per_s, 1), "seconds_left": round(left, 1), "top1": accuracy,
+    }  # fmt: skip
 
 
 def pick_device(name: str) -> torch.device:

@@ -3,23 +3,30 @@
 import io
 import json
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from offramp.data.source import Split
+from offramp.data.preprocess import Preprocessing
+from offramp.data.source import Part, SourceSpec, Split
+from offramp.data.streamed import Cells, StreamedSplit
 from offramp.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+_PARTS: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "valid")}
+
 
 def read_part(
     folder: Path,
-    part: Literal["train", "test"],
+    part: Part,
     classes: tuple[str, ...],
     *,
     labels: tuple[str, ...],
@@ -41,20 +48,60 @@ def read_part(
         MissingExtraError: pyarrow is not installed.
     """
     table = _read_table(folder, part)
-    image = _column(folder, table, ("img", "image"))
+    image = _column(folder, table, IMAGE_COLUMNS)
     label = _column(folder, table, labels)
     names = _class_names(folder, table.schema, label)
     if names != classes:
         raise DataError(
             f"{folder}: class names {', '.join(names[:3])} … ({len(names)}) are not those of {folder.name}; check the path"
         )
-    values = np.asarray(table[label])
-    if values.dtype.kind not in "iu" or len(values) == 0 or values.min() < 0 or values.max() >= len(names):
-        raise DataError(
-            f"{folder}: {len(values)} labels must lie in 0 … {len(names) - 1}; the copy is damaged, get it anew"
-        )
+    values = _labels(folder, table, label, len(names))
     cells = (cell.as_py() for cell in table[image])
-    return Split(_decode(folder, part, cells, len(values), size, mode), values.astype(np.int64))
+    return Split(_decode(folder, part, cells, len(values), size, mode), values)
+
+
+def parquet_source(folder: Path, preprocessing: Preprocessing) -> SourceSpec:
+    """Any data set in this layout: classes from the schema, images decoded when they are needed.
+
+    Raises:
+        DataError: no training files, or no image and label columns.
+        MissingExtraError: pyarrow is not installed.
+    """
+
+    @cache
+    def table_of(part: Part) -> "pa.Table":
+        found = next((name for name in _PARTS[part] if any(_files(folder, name))), _PARTS[part][0])
+        return _read_table(folder, found)
+
+    training = table_of("train")
+    label = _column(folder, training, LABEL_COLUMNS)
+    classes = _class_names(folder, training.schema, label)
+
+    def read(_root: Path | None, part: Part) -> StreamedSplit:
+        table = table_of(part)
+        values = _labels(folder, table, label, len(classes))
+        return StreamedSplit(Cells(f"{folder}: {part}", table[_column(folder, table, IMAGE_COLUMNS)]), values)
+
+    holdout = max(1, len(training) // 10)
+    return SourceSpec(folder.resolve().name, classes, preprocessing, holdout, needs_root=False, read=read)
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether training files in this layout are there."""
+    return any(_files(folder, "train"))
+
+
+def _files(folder: Path, part: str) -> list[Path]:
+    return sorted(folder.glob(f"{part}-*.parquet")) or sorted((folder / "data").glob(f"{part}-*.parquet"))
+
+
+def _labels(folder: Path, table: "pa.Table", column: str, classes: int) -> NDArray[np.int64]:
+    values = np.asarray(table[column])
+    if values.dtype.kind not in "iu" or len(values) == 0 or values.min() < 0 or values.max() >= classes:
+        raise DataError(
+            f"{folder}: {len(values)} labels must lie in 0 … {classes - 1}; the copy is damaged, get it anew"
+        )
+    return values.astype(np.int64)
 
 
 def _read_table(folder: Path, part: str) -> "pa.Table":
@@ -65,7 +112,7 @@ def _read_table(folder: Path, part: str) -> "pa.Table":
         raise MissingExtraError(
             "reading Parquet needs pyarrow, which is not installed: pip install 'offramp[data]'"
         ) from None
-    files = sorted(folder.glob(f"{part}-*.parquet"))
+    files = _files(folder, part)
     if not files:
         raise DataError(
             f"{folder}: no {part}-*.parquet there; check --data-root (it is the folder above {folder.name})"

@@ -7,18 +7,25 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, Literal, TypeAlias, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from offramp.errors import ConfigError, DataError
+from offramp.shapes import constant
 
 Images: TypeAlias = NDArray[np.uint8] | Sequence[str | Path | Image.Image] | str | Path | Image.Image
 """One or many images: paths, PIL images, or a uint8 array (N, H, W, C)."""
+
+
+Interpolation = Literal["bicubic", "bilinear"]
+RESAMPLING: dict[Interpolation, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,23 @@ class Preprocessing:
     """What a model expects of its images; stored with it."""
 
     image_size: int
+    """Side of the square that is cut from the centre and seen by the network, in pixels."""
     mean: tuple[float, ...]
     """Per channel, of values scaled to 0 … 1; one entry means grey images, three mean RGB."""
     std: tuple[float, ...]
+    resize: int = 0
+    """The shorter side is brought to this many pixels before the cut; 0 means ``image_size``."""
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
+        if self.resize and self.resize < self.image_size:
+            raise ConfigError(
+                f"resize {self.resize}: {self.image_size} pixels are cut out afterwards; resize to at least as many"
+            )
+        if self.interpolation not in get_args(Interpolation):
+            raise ConfigError(
+                f"interpolation '{self.interpolation}': choose one of {', '.join(get_args(Interpolation))}"
+            )
         if len(self.mean) not in (1, 3) or len(self.std) != len(self.mean):
             raise ConfigError(
                 f"mean {self.mean} and std {self.std}: give one value each for grey images or three each for RGB"
@@ -44,6 +63,11 @@ class Preprocessing:
     def channels(self) -> int:
         """Image channels: 1 (grey) or 3 (RGB)."""
         return len(self.mean)
+
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the colour mode."""
+        return "L" if self.channels == 1 else "RGB"
 
     @property
     def fill(self) -> tuple[int, ...]:
@@ -65,25 +89,38 @@ class Preprocessing:
             images = [images]
         if len(images) == 0:
             return np.empty((0, self.image_size, self.image_size, self.channels), np.uint8)
-        return np.stack([self._fit(image) for image in images])
+        return np.stack([self.fit(image) for image in images])
+
+    def ten_crops(self, image: str | Path | Image.Image) -> NDArray[np.uint8]:
+        """The four corners and the centre, each also mirrored, (10, H, W, C), once the shorter side has ``resize`` pixels."""
+        whole = self._resized(self.upright(image))
+        far_x, far_y, size = whole.width - self.image_size, whole.height - self.image_size, self.image_size
+        corners = [(0, 0), (far_x, 0), (0, far_y), (far_x, far_y), (round(far_x / 2), round(far_y / 2))]
+        crops = np.stack([self._pixels(whole.crop((x, y, x + size, y + size))) for x, y in corners])
+        return np.concatenate([crops, crops[:, :, ::-1]])
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalised float (N, C, H, W), channels last in memory, of uint8 images (N, H, W, C) on any device."""
-        mean = torch.tensor(self.mean, device=images.device) * 255
-        scale = 1 / (torch.tensor(self.std, device=images.device) * 255)
+        """Normalised float (N, C, H, W), channels last in memory, of images (N, H, W, C) with values 0 … 255."""
+        mean = constant(self.mean, images.device) * 255
+        scale = 1 / (constant(self.std, images.device) * 255)
         return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
 
     def to_json(self) -> dict[str, object]:
         """Plain values for a model folder."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        # Left out at their defaults, so that models of before they existed keep their identity.
+        return {name: value for name, value in fields.items() if name in _ALWAYS or value != getattr(type(self), name)}
 
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> "Preprocessing":
         """The inverse of :meth:`to_json`."""
         size, mean, std = fields.get("image_size"), fields.get("mean"), fields.get("std")
+        resize, interpolation = fields.get("resize", 0), fields.get("interpolation", "bicubic")
         if not isinstance(size, int) or not isinstance(mean, list) or not isinstance(std, list):
             raise ConfigError(f"preprocessing {fields}: wants image_size (int), mean and std (lists)")
-        return cls(size, tuple(map(float, mean)), tuple(map(float, std)))
+        if not isinstance(resize, int) or not isinstance(interpolation, str):
+            raise ConfigError(f"preprocessing {fields}: wants resize (int) and interpolation (text)")
+        return cls(size, tuple(map(float, mean)), tuple(map(float, std)), resize, interpolation)  # type: ignore[arg-type]
 
     def _checked(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         wanted = (self.image_size, self.image_size, self.channels)
@@ -95,21 +132,47 @@ class Preprocessing:
         # PyTorch takes neither negative strides nor memory it may not write to.
         return np.require(images, requirements=["C", "W"])
 
-    def _fit(self, image: str | Path | Image.Image) -> NDArray[np.uint8]:
+    def upright(self, image: str | Path | Image.Image) -> Image.Image:
+        """The whole image in this colour mode: turned as its EXIF says, on white where transparent.
+
+        Raises:
+            DataError: it cannot be read.
+        """
         if not isinstance(image, Image.Image):
             if not isinstance(image, str | Path):
                 raise DataError(f"{type(image).__name__} among the images: give paths, PIL images or one uint8 array")
-            return self._fit(open_image(Path(image)))
+            return self.upright(open_image(Path(image)))
         upright = _upright(image)
         if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if upright.has_transparency_data:  # without a ground, pixels nobody sees would come out
             ground = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-        upright = upright.convert("L" if self.channels == 1 else "RGB")
-        if upright.size != (self.image_size, self.image_size):
-            upright = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return np.asarray(upright, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+        return upright.convert(self.mode)
+
+    def fit(self, image: str | Path | Image.Image) -> NDArray[np.uint8]:
+        """One image as the network sees it, uint8 (H, W, C)."""
+        upright = self.upright(image)
+        size = (self.image_size, self.image_size)
+        if self.resize > self.image_size:
+            resized = self._resized(upright)
+            left, top = round((resized.width - size[0]) / 2), round((resized.height - size[1]) / 2)
+            upright = resized.crop((left, top, left + size[0], top + size[1]))
+        elif upright.size != size:
+            upright = ImageOps.fit(upright, size, RESAMPLING[self.interpolation])
+        return self._pixels(upright)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        """Its shorter side brought to ``resize`` pixels, the longer in proportion."""
+        scale = max(self.resize, self.image_size) / min(image.size)
+        size = max(self.image_size, round(image.width * scale)), max(self.image_size, round(image.height * scale))
+        return image if size == image.size else image.resize(size, RESAMPLING[self.interpolation])
+
+    def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(image, np.uint8).reshape(self.image_size, self.image_size, self.channels)
+
+
+_ALWAYS = ("image_size", "mean", "std")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -121,14 +184,14 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def open_image(path: Path) -> Image.Image:
-    """The decoded image of a file.
+def open_image(path: Path, file: IO[bytes] | None = None) -> Image.Image:
+    """The decoded image of a file, or of ``file`` that errors shall call ``path``.
 
     Raises:
         DataError: missing, not an image, truncated, or so large that decoding it is refused.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if file is None else file) as image:
             image.load()
             return image
     except FileNotFoundError:

@@ -1,19 +1,58 @@
 """Data sets with three disjoint splits."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from offramp.data.holdout import Holdout, Rows
 from offramp.data.preprocess import Preprocessing
+from offramp.data.workers import Workers
 from offramp.errors import DataError
 
 SplitName = Literal["train", "calibrate", "test"]
+Part = Literal["train", "test"]
+
+
+class Samples(Protocol):
+    """Images with their labels: decoded in memory (:class:`Split`), or read when they are needed."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Rows) -> Self:
+        """The samples ``rows``, in that order."""
+        ...
+
+    def prepared(self, preprocessing: Preprocessing, workers: Workers) -> Self:
+        """The same samples for a model with this preprocessing."""
+        ...
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """All images in order as the model sees them, uint8 (n, H, W, C), at most ``size`` at a time."""
+        ...
+
+    def image(self, row: int) -> Image.Image:
+        """One whole image, upright."""
+        ...
+
+    def listing(self) -> bytes:
+        """What tells these samples from others of the same number: the names of their files, nothing for known sets."""
+        ...
+
+
+Sift = Callable[[Samples], Samples]
+"""Takes the samples of a part as they are listed and gives those to keep."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +73,34 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: NDArray[np.int64]) -> "Split":
+    def take(self, rows: Rows) -> "Split":
         """The samples ``rows``, in that order."""
         return Split(self.images[rows], self.labels[rows])
+
+    def prepared(self, preprocessing: Preprocessing, workers: Workers) -> "Split":
+        """Resized and converted where the model wants another size or colour mode."""
+        del workers  # a set that is decoded in memory is resized in less time than workers take to start
+        wanted = (preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
+        if self.images.shape[1:] == wanted and preprocessing.resize in (0, preprocessing.image_size):
+            return self
+        images = np.empty((len(self), *wanted), np.uint8)
+        for row in range(len(self)):
+            images[row] = preprocessing.fit(self.image(row))
+        return Split(images, self.labels)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Slices of ``images``."""
+        for first in range(0, len(self), size):
+            yield self.images[first : first + size]
+
+    def image(self, row: int) -> Image.Image:
+        """One image for Pillow."""
+        pixels = self.images[row]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def listing(self) -> bytes:
+        """Nothing: the set is known by its name."""
+        return b""
 
 
 @dataclass(frozen=True)
@@ -48,31 +112,59 @@ class SourceSpec:
     """Class names, (C,)."""
     preprocessing: Preprocessing
     holdout: int
-    """Training images set aside for the calibrate split."""
+    """Training images set aside for the calibrate split unless told otherwise."""
     needs_root: bool
     """Whether it lives in a folder the user has to name."""
-    read: Callable[[Path | None, Literal["train", "test"]], Split]
+    read: Callable[[Path | None, Part], Samples]
     """(data root, official part) → images."""
 
-    def open(self, data_root: Path | None = None, seed: int = 0) -> "Source":
-        """The data set under ``data_root``, its hold-out drawn with ``seed``. Images are read when first asked for."""
+    def open(
+        self,
+        data_root: Path | None = None,
+        holdout: Holdout | None = None,
+        preprocessing: Preprocessing | None = None,
+        workers: Workers | None = None,
+        sift: Sift | None = None,
+    ) -> "Source":
+        """The data set under ``data_root``. Images are read when first asked for.
+
+        Args:
+            data_root: folder above the data set's own.
+            holdout: which training images are set aside.
+            preprocessing: of the model that will see them; by default the data set's own.
+            workers: processes that decode.
+            sift: applied to each part before anything else, to leave unreadable images out.
+        """
         if self.needs_root and data_root is None:
             raise DataError(
                 f"data set '{self.name}' lives in a folder of yours; name the one above it with --data-root"
             )
-        return Source(self, data_root, seed)
+        chosen = preprocessing or self.preprocessing
+        return Source(self, data_root, holdout or Holdout(), chosen, workers or Workers(), sift)
 
 
 class Source:
-    """A data set: ``train`` and ``calibrate`` are cut from its training part by seed, ``test`` is its own.
+    """A data set: ``train`` and ``calibrate`` are cut from its training part, ``test`` is its own.
 
     Calibrate and test are never augmented and never overlap with train.
     """
 
-    def __init__(self, spec: SourceSpec, data_root: Path | None, seed: int) -> None:
+    def __init__(
+        self,
+        spec: SourceSpec,
+        data_root: Path | None,
+        holdout: Holdout,
+        preprocessing: Preprocessing,
+        workers: Workers,
+        sift: Sift | None = None,
+    ) -> None:
         self.spec = spec
-        self.seed = seed
+        self.holdout = holdout
+        self.preprocessing = preprocessing
+        """What images go through: statistics and size."""
+        self.workers = workers
         self._root = data_root
+        self._sift = sift
 
     @property
     def name(self) -> str:
@@ -80,46 +172,44 @@ class Source:
         return self.spec.name
 
     @property
-    def preprocessing(self) -> Preprocessing:
-        """Statistics of the training images and the size they have."""
-        return self.spec.preprocessing
-
-    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, (C,)."""
         return self.spec.classes
 
-    def split(self, name: SplitName) -> Split:
+    def split(self, name: SplitName) -> Samples:
         """The images of one split."""
         if name == "test":
             return self._test_part
-        rows = self.calibrate_indices if name == "calibrate" else self._order[: -self.spec.holdout]
-        return self._training_part.take(rows)
+        return self._calibrate if name == "calibrate" else self._training_part.take(self._cut[0])
 
     @property
-    def calibrate_indices(self) -> NDArray[np.int64]:
+    def calibrate_indices(self) -> Rows:
         """Which images of the training part are held out, (N,), sorted."""
-        return np.sort(self._order[-self.spec.holdout :])
+        return self._cut[1]
 
     @property
     def holdout_digest(self) -> str:
-        """SHA-256 of the held-out indices."""
-        return hashlib.sha256(self.calibrate_indices.tobytes()).hexdigest()
+        """SHA-256 of the held-out indices and, for a folder of yours, of the file names they count."""
+        return hashlib.sha256(self.calibrate_indices.tobytes() + self._training_part.listing()).hexdigest()
 
     @cached_property
-    def _training_part(self) -> Split:
-        split = self.spec.read(self._root, "train")
-        if len(split) <= self.spec.holdout:
-            raise DataError(
-                f"data set '{self.name}' has {len(split)} training images, its hold-out wants {self.spec.holdout}; "
-                "the copy is incomplete"
-            )
-        return split
+    def _training_part(self) -> Samples:
+        return self._read("train")
 
     @cached_property
-    def _test_part(self) -> Split:
-        return self.spec.read(self._root, "test")
+    def _calibrate(self) -> Samples:
+        return self._training_part.take(self.calibrate_indices)
 
     @cached_property
-    def _order(self) -> NDArray[np.int64]:
-        return np.random.default_rng(self.seed).permutation(len(self._training_part)).astype(np.int64)
+    def _test_part(self) -> Samples:
+        return self._read("test")
+
+    @cached_property
+    def _cut(self) -> tuple[Rows, Rows]:
+        return self.holdout.cut(self.name, len(self._training_part), self.spec.holdout)
+
+    def _read(self, part: Part) -> Samples:
+        samples = self.spec.read(self._root, part)
+        if self._sift is not None:
+            samples = self._sift(samples)
+        return samples.prepared(self.preprocessing, self.workers)

@@ -1,6 +1,6 @@
 """Running everything once, so that all else is arithmetic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -17,39 +17,50 @@ S = TypeVar("S")
 
 
 @torch.inference_mode()
-def collect(
+def collect_batches(
     runtime: Runtime[S],
-    images: NDArray[np.uint8],
+    batches: Iterable[NDArray[np.uint8]],
     preprocessing: Preprocessing,
     *,
     device: torch.device,
-    batch_size: int = 128,
     report: Callable[[int], None] | None = None,
-) -> Tensor:
-    """Logits (K, N, C) of all exits, float32 on the CPU, for uint8 images (N, H, W, C).
-
-    For 50,000 images, 5 exits and 1,000 classes that is 1 GB; :func:`scores` keeps what calibration needs.
+) -> Iterator[Tensor]:
+    """Logits (K, n, C) of all exits for each batch, float32 on the CPU.
 
     Args:
         runtime: any runtime, on ``device``.
-        images: decoded images.
+        batches: decoded images, uint8 (n, H, W, C).
         preprocessing: of the model.
         device: where batches are normalised and run.
-        batch_size: images at a time.
         report: told how many images are done after each batch.
     """
-    parts = []
-    for first in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[first : first + batch_size]).to(device)
-        state = runtime.start(preprocessing.normalize(batch))
+    done = 0
+    for batch in batches:
+        pixels = torch.from_numpy(preprocessing.decode(batch)).to(device)
+        state = runtime.start(preprocessing.normalize(pixels))
         logits = []
         for k in range(runtime.num_exits):
             state, one = runtime.step(k, state)
             logits.append(one)
-        parts.append(torch.stack(logits).float().cpu())
+        yield torch.stack(logits).float().cpu()
+        done += len(batch)
         if report is not None:
-            report(first + len(batch))
-    return torch.cat(parts, dim=1)
+            report(done)
+
+
+def collect(
+    runtime: Runtime[S],
+    batches: Iterable[NDArray[np.uint8]],
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    report: Callable[[int], None] | None = None,
+) -> Tensor:
+    """All of :func:`collect_batches` in one tensor (K, N, C).
+
+    For 50,000 images, 5 exits and 1,000 classes that is 1 GB; :func:`scores` of each batch keeps what calibration needs.
+    """
+    return torch.cat(list(collect_batches(runtime, batches, preprocessing, device=device, report=report)), dim=1)
 
 
 def scores(rule: AnswerRule, logits: Tensor, labels: NDArray[np.int64]) -> tuple[Scores, Flags]:

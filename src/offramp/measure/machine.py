@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -17,6 +18,20 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Hardware, versions and commit, as plain values."""
     about = {"python": platform.python_version(), "offramp": offramp.__version__, "commit": _commit()}
     return _timing_facts(device) | about
+
+
+def describe_packages() -> dict[str, str]:
+    """Versions of what a training's figures may depend on."""
+    names = ("torch", "numpy", "pillow", "safetensors", "pyarrow", "torchvision", "scikit-learn")
+    return {name: version(name) for name in names if _installed(name)}
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def fingerprint(device: torch.device) -> str:

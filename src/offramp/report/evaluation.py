@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from offramp.classifier import Classifier
 from offramp.costs import Costs
-from offramp.data.source import Source, Split, SplitName
+from offramp.data.source import Samples, Source, SplitName
+from offramp.data.streamed import StreamedSplit
 from offramp.decide.accuracy import ExitAccuracy, exit_accuracy
 from offramp.decide.answers import ThisExit
 from offramp.decide.budget import Flags, Outcome, Scores, simulate
 from offramp.decide.calibration import Calibration
 from offramp.decide.paper import SweepPoint
-from offramp.engine.collect import scores
+from offramp.engine.collect import collect, scores
+from offramp.engine.predictions import Predictions
+from offramp.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -77,20 +81,69 @@ def evaluate(
     """
     classifier.check_source(source)
     data = source.split(split)
-    logits: Tensor = classifier.collect(data.images, report)
+    logits: Tensor = classifier.collect(data, report)
     exits = ExitReport(classifier.costs.at_exit, classifier.times(1).costs.at_exit, exit_accuracy(logits, data.labels))
     confidence, correct = scores(ThisExit(), logits, data.labels)
     return Evaluation(source.name, split, len(data), exits, confidence, correct)
 
 
+def check_ten_crops(classifier: Classifier, samples: Samples) -> None:
+    """Refuse ten crops where there is nothing to crop from.
+
+    Raises:
+        ConfigError: images are decoded at the size the model sees, or the model resizes to no more than that.
+    """
+    preprocessing = classifier.preprocessing
+    if (
+        not isinstance(samples, StreamedSplit)
+        or preprocessing is None
+        or preprocessing.resize <= preprocessing.image_size
+    ):
+        raise ConfigError(
+            "ten crops are cut from images larger than the network sees; this model or data set has none "
+            "(ImageNet models resize to 256 and see 224)"
+        )
+
+
+@torch.inference_mode()
+def evaluate_ten_crops(
+    classifier: Classifier, samples: Samples, report: Callable[[int], None] | None = None
+) -> ExitAccuracy:
+    """Accuracy of every exit when the logits of ten crops of each image are averaged.
+
+    Raises:
+        ConfigError: see :func:`check_ten_crops`.
+    """
+    check_ten_crops(classifier, samples)
+    assert isinstance(samples, StreamedSplit)
+    preprocessing, device = classifier.preprocessing, classifier.device
+    assert preprocessing is not None
+    parts: list[Tensor] = []
+    done = 0
+    for crops in samples.ten_crops(16):
+        logits = collect(classifier.net, [crops.reshape(-1, *crops.shape[2:])], preprocessing, device=device)
+        exits, _, classes = logits.shape
+        parts.append(logits.reshape(exits, *crops.shape[:2], classes).mean(2))
+        done += len(crops)
+        if report is not None:
+            report(done)
+    return exit_accuracy(torch.cat(parts, dim=1), samples.labels)
+
+
 def run_budget(
-    classifier: Classifier, split: Split, budget: float | str, report: Callable[[int], None] | None = None
+    classifier: Classifier, split: Samples, budget: float | str, report: Callable[[int], None] | None = None
 ) -> BudgetReport:
     """Classify the split under a budget and take the time, decoding excluded."""
     plan = classifier.plan(budget, len(split))
-    began = time.perf_counter()
-    found = classifier.predict(split.images, plan=plan, report=report)
-    seconds = time.perf_counter() - began
+    parts, seconds, done = [], 0.0, 0
+    for batch in split.batches(classifier.batch_size):
+        began = time.perf_counter()
+        parts.append(classifier.predict(batch, plan=plan))
+        seconds += time.perf_counter() - began
+        done += len(batch)
+        if report is not None:
+            report(done)
+    found = Predictions.join(parts)
     shares = np.bincount(found.exit_index, minlength=classifier.net.num_exits) / len(split)
     spent = 1e3 * seconds / len(split) if plan.costs.unit == "ms" else float(shares @ np.asarray(plan.costs.at_exit))
     outcome = Outcome(float((found.label == split.labels).mean()), spent, tuple(shares.tolist()))
@@ -98,7 +151,7 @@ def run_budget(
 
 
 def run_deadline(
-    classifier: Classifier, split: Split, deadline_ms: float, report: Callable[[int], None] | None = None
+    classifier: Classifier, split: Samples, deadline_ms: float, report: Callable[[int], None] | None = None
 ) -> DeadlineReport:
     """Classify the split image by image, each before the deadline.
 
@@ -107,9 +160,9 @@ def run_deadline(
     """
     exits, right, took = [], [], []
     classifier.times(1)
-    for place, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+    for place, (image, label) in enumerate(zip(split.batches(1), split.labels, strict=True)):
         began = time.perf_counter()
-        found = classifier.predict(image[None], deadline_ms=deadline_ms)
+        found = classifier.predict(image, deadline_ms=deadline_ms)
         took.append((time.perf_counter() - began) * 1e3)
         exits.append(int(found.exit_index[0]))
         right.append(bool(found.label[0] == label))

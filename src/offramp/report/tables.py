@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offramp.costs import Costs, format_cost
+from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint
 from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
 
@@ -30,19 +31,20 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def exit_table(evaluation: Evaluation, costs: Costs) -> Table:
     """One row per exit."""
-    exits, accuracy = evaluation.exits, evaluation.exits.accuracy
-    rows = (
-        (str(k), costs.format(macs), f"{ms:.2f}", *(f"{100 * value:.2f}" for value in shares))
-        for k, (macs, ms, *shares) in enumerate(
-            zip(
-                exits.macs, exits.ms, accuracy.top1, accuracy.top5, accuracy.ensemble_top1, accuracy.ensemble_top5,
-                strict=True,
-            )
-        )
-    )  # fmt: skip
-    return Table(
-        ("exit", "cost", "ms, 1 image", "top-1 %", "top-5 %", "ensemble top-1 %", "ensemble top-5 %"), tuple(rows)
+    exits = evaluation.exits
+    shares = accuracy_table(exits.accuracy)
+    rows = tuple(
+        (exit_, costs.format(macs), f"{ms:.2f}", *cells)
+        for (exit_, *cells), macs, ms in zip(shares.rows, exits.macs, exits.ms, strict=True)
     )
+    return Table(("exit", "cost", "ms, 1 image", *shares.columns[1:]), rows)
+
+
+def accuracy_table(accuracy: ExitAccuracy) -> Table:
+    """One row per exit, without what it costs."""
+    shares = zip(accuracy.top1, accuracy.top5, accuracy.ensemble_top1, accuracy.ensemble_top5, strict=True)
+    rows = tuple((str(k), *(f"{100 * value:.2f}" for value in values)) for k, values in enumerate(shares))
+    return Table(("exit", "top-1 %", "top-5 %", "ensemble top-1 %", "ensemble top-5 %"), rows)
 
 
 def budget_table(budgets: Sequence[BudgetReport]) -> Table:

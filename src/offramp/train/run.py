@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,58 @@ import torch
 
 from offramp.catalog import lookup
 from offramp.classifier import Classifier, load
+from offramp.data.detect import named_source
+from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Source, SourceSpec
 from offramp.decide.accuracy import exit_accuracy
 from offramp.engine.collect import collect
-from offramp.errors import ArtifactError
-from offramp.files import write_json, write_text
-from offramp.measure.machine import describe_machine
+from offramp.errors import ArtifactError, ConfigError
+from offramp.files import remove_unfinished, write_json, write_text
+from offramp.measure.machine import describe_machine, describe_packages
 from offramp.nets.base import MultiExitNet, NetConfig
-from offramp.train.loop import Progress, Trainer, build_seeded, fit
+from offramp.train.checkpoint import Checkpoints
+from offramp.train.events import Events
+from offramp.train.groups import fresh_exits
+from offramp.train.guard import LOCK, StopSignals, run_lock
+from offramp.train.loop import Keeper, Progress, Trainer, build_seeded, fit
 from offramp.train.recipe import Recipe
 
-CHECKPOINT, METRICS, RECIPE = "checkpoint.pt", "metrics.jsonl", "recipe.json"
+CHECKPOINTS, METRICS, RECIPE, ENVIRONMENT, EVENTS, MODEL = (
+    "checkpoints", "metrics.jsonl", "recipe.json", "environment.json", "events", "model",
+)  # fmt: skip
+IN_RUN = (CHECKPOINTS, METRICS, RECIPE, ENVIRONMENT, EVENTS, MODEL, LOCK)
+"""All there is in a run folder."""
+
+Report = Callable[[Progress, tuple[float, ...] | None], None]
 
 
-def open_source(recipe: Recipe, data_root: Path | None) -> Source:
-    """The recipe's data set with the recipe's hold-out."""
-    spec: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
-    return spec.open(data_root, recipe.holdout_seed)
+def source_of(recipe: Recipe, data: str | None, init: Classifier | None) -> tuple[SourceSpec, Preprocessing]:
+    """The data set of a run, and what its images go through.
+
+    Args:
+        recipe: names a data set, and a size and interpolation that may differ from it.
+        data: catalog name or folder, instead of the recipe's.
+        init: model trained further; its preprocessing holds.
+
+    Raises:
+        ConfigError: no data set is named.
+    """
+    base = None if init is None else init.preprocessing
+    if base is None and recipe.source:
+        own: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
+        base = own.preprocessing
+    name = data or recipe.source
+    if not name:
+        raise ConfigError("this recipe is for images of yours; name their folder, or a data set, with --data")
+    spec = named_source(name, base)
+    return spec, _fitted(spec.preprocessing if init is None or base is None else base, recipe)
+
+
+def _fitted(base: Preprocessing, recipe: Recipe) -> Preprocessing:
+    size = recipe.image_size or base.image_size
+    resize = round(base.resize * size / base.image_size)
+    interpolation = base.interpolation if recipe.interpolation == "keep" else recipe.interpolation
+    return replace(base, image_size=size, resize=resize, interpolation=interpolation)
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
@@ -34,84 +70,165 @@ def check_run_folder(out: Path, resume: bool) -> None:
     Raises:
         ArtifactError: either of the two.
     """
-    started = (out / CHECKPOINT).exists()
-    if started and not resume:
+    saved = Checkpoints(out / CHECKPOINTS).exists
+    if saved and not resume:
         raise ArtifactError(f"{out}: holds a run already; go on with --resume, or choose another --out")
-    if resume and not started:
+    if resume and not saved and not any(out.glob(RECIPE)):
         raise ArtifactError(f"{out}: there is no checkpoint to resume from; leave --resume out")
 
 
-def train_run(
-    recipe: Recipe,
-    source: Source,
-    out: Path,
-    *,
-    device: torch.device,
-    resume: bool = False,
-    report: Callable[[Progress, tuple[float, ...] | None], None] | None = None,
-) -> Classifier:
-    """Train, write ``out/model``, and calibrate it on the hold-out.
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is to be trained, and where.
 
-    ``out`` gets ``recipe.json``, ``metrics.jsonl`` (a line per epoch, with the accuracy on the calibrate split),
-    ``checkpoint.pt`` after each epoch, and ``model/``. The returned classifier is read back from there, so that all
-    figures belong to the stored weights.
-
-    Args:
-        recipe: what to do.
-        source: opened data set, see :func:`open_source`.
-        out: run folder.
-        device: where to train.
-        resume: go on from the checkpoint in ``out``.
-        report: told of progress, at the end of an epoch with the accuracy of each exit.
+    The folder ``out`` gets ``recipe.json``, ``environment.json``, ``metrics.jsonl`` (a line per epoch, with the accuracy on
+    the calibrate split), ``events/`` if TensorBoard is installed, ``checkpoints/``, and ``model/``.
     """
-    check_run_folder(out, resume)
-    config = net_config(recipe, source)
-    trainer = Trainer(
-        build_seeded(config.build, recipe.seed), recipe, source.split("train"), source.preprocessing, device
-    )
-    if resume:
-        trainer.restore(out / CHECKPOINT)
-    write_json(out / RECIPE, recipe.to_json())
-    lines = [line for line in _read_lines(out / METRICS) if line["step"] <= trainer.step] if resume else []
-    about: dict[str, Any] = {
-        "recipe": recipe.to_json(),
-        "source": {
-            "name": source.name, "holdout_seed": source.seed, "holdout": source.spec.holdout,
-            "holdout_sha256": source.holdout_digest,
-        },
-        "machine": describe_machine(device),
-    }  # fmt: skip
 
-    def tell(progress: Progress) -> None:
-        accuracy = _calibrate_accuracy(progress.net, source, device) if progress.ends_epoch else None
+    recipe: Recipe
+    source: Source
+    out: Path
+    device: torch.device
+    init: Classifier | None = None
+    """Model to train further."""
+    checkpoint_every_s: float = 600
+    """Seconds between checkpoints inside an epoch; there is one at the end of each epoch anyway."""
+
+    def train(
+        self, *, resume: bool = False, report: Report | None = None, remark: Callable[[str], None] = lambda _: None
+    ) -> Classifier:
+        """Train, write the model, and calibrate it on the hold-out.
+
+        The returned classifier is read back from its folder, so that all figures belong to the stored weights.
+
+        Args:
+            resume: go on from the last sound checkpoint; from the beginning where the run did not come to its first.
+            report: told of progress, at the end of an epoch with the accuracy of each exit.
+            remark: told of a damaged checkpoint, or of another machine than the run began on.
+
+        Raises:
+            ArtifactError: the folder holds a run, or none to resume, or cannot be written, or another run is writing there.
+            InterruptedRunError: SIGINT or SIGTERM came; a checkpoint is written.
+        """
+        check_run_folder(self.out, resume)
+        with run_lock(self.out), StopSignals() as signals:
+            check_run_folder(self.out, resume)  # again: another run may have been at work until now
+            for folder in (self.out, self.out / CHECKPOINTS, self.out / MODEL):
+                remove_unfinished(folder)
+            checkpoints = Checkpoints(self.out / CHECKPOINTS)
+            if not checkpoints.exists:
+                write_json(self.out / RECIPE, self.recipe.to_json())
+                if resume:
+                    remark("the run did not come to its first checkpoint; it begins anew")
+            net = build_net(self.recipe, self.source, self.init)
+            trainer = Trainer(
+                net, self.recipe, self.source.split("train"), self.source.preprocessing, self.device, self.source.workers
+            )  # fmt: skip
+            belongs = self._belongs()
+            lines = self._resumed(trainer, checkpoints, belongs, remark) if checkpoints.exists else []
+            machine = describe_machine(self.device) | {"packages": describe_packages()}
+            write_json(self.out / ENVIRONMENT, {"data": self.source.name, **machine})
+            self._write_metrics(lines)
+            with Events.open(self.out / EVENTS, trainer.step) as events:
+                keeper = Keeper(trainer, checkpoints, lambda: {**belongs, "metrics": lines}, self.checkpoint_every_s)
+                net = fit(trainer, keeper, lambda progress: self._tell(progress, lines, events, report), signals)
+            return self._finish(net, trainer.seconds)
+
+    def _resumed(
+        self, trainer: Trainer, checkpoints: Checkpoints, ours: dict[str, Any], remark: Callable[[str], None]
+    ) -> list[dict[str, Any]]:
+        """Bring the trainer to the last checkpoint; returns the metrics up to there."""
+        state = checkpoints.load(remark)
+        for what, way in (("data", "use the same files and hold-out"), ("init", "name the same model with --init")):
+            if state[what] != ours[what]:
+                raise ArtifactError(f"{self.out}: the run was begun with other {what}; {way}")
+        trainer.restore(state)
+        began: dict[str, Any] = state["machine"]
+        now: dict[str, Any] = ours["machine"]
+        other = [
+            f"{name} {now.get(name)} (was {began.get(name)})"
+            for name in began | now
+            if began.get(name) != now.get(name)
+        ]
+        if other:
+            remark(f"resumed with {', '.join(other)}: weights may differ in their last bits from an uninterrupted run")
+        lines: list[dict[str, Any]] = state["metrics"]
+        return lines
+
+    def _belongs(self) -> dict[str, Any]:
+        """What a checkpoint belongs to, besides its recipe."""
+        # PyTorch's version is not plain text but of a class of its own, which is not read back from a checkpoint.
+        machine = json.loads(json.dumps(describe_packages() | describe_machine(self.device)))
+        return {
+            "machine": machine, "data": self.source.holdout_digest,
+            "init": None if self.init is None else self.init.identity,
+        }  # fmt: skip
+
+    def _tell(self, progress: Progress, lines: list[dict[str, Any]], events: Events, report: Report | None) -> None:
+        accuracy = self._calibrate_accuracy(progress.net) if progress.ends_epoch else None
         if accuracy is not None:
             lines.append(_line(progress, accuracy))
-            write_text(out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+            self._write_metrics(lines)
+            events.write(lines[-1])
         if report is not None:
             report(progress, accuracy)
 
-    net = fit(trainer, out / CHECKPOINT, tell)
-    about["seconds"] = round(trainer.seconds, 1)
-    Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about).save(out / "model")
-    classifier = load(out / "model")
-    classifier.calibrate(source)
-    classifier.save(out / "model")
-    return classifier
+    def _calibrate_accuracy(self, net: MultiExitNet) -> tuple[float, ...]:
+        held_out = self.source.split("calibrate")
+        logits = collect(net.eval(), held_out.batches(128), self.source.preprocessing, device=self.device)
+        return exit_accuracy(logits, held_out.labels).top1
+
+    def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
+        write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _finish(self, net: MultiExitNet, seconds: float) -> Classifier:
+        source, holdout = self.source, self.source.holdout
+        about: dict[str, Any] = {
+            "recipe": self.recipe.to_json(),
+            "source": {
+                "name": source.name, "holdout_seed": holdout.seed, "holdout": len(source.calibrate_indices),
+                "holdout_sha256": source.holdout_digest,
+            },
+            "machine": describe_machine(self.device),
+            "seconds": round(seconds, 1),
+        }  # fmt: skip
+        if holdout.indices is not None:
+            about["source"]["holdout_indices"] = source.calibrate_indices.tolist()
+        if self.init is not None:
+            about["init"] = {"identity": self.init.identity, "source": self.init.about.get("source", {}).get("name")}
+        model = self.out / MODEL
+        Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about).save(model)
+        classifier = load(model)
+        classifier.calibrate(source)
+        classifier.save(model)
+        return classifier
 
 
-def net_config(recipe: Recipe, source: Source) -> NetConfig:
-    """The recipe's variant, fitted to the classes and images of the data set."""
-    variant: NetConfig = lookup("network", recipe.variant, "nets", "VARIANTS")
+def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiExitNet:
+    """The network of a run, fitted to the classes and images of the data set; from ``init`` with new last layers.
+
+    Raises:
+        ConfigError: neither a variant nor a model, or both, or images of other channels than the model's.
+    """
+    if init is None and not recipe.variant:
+        raise ConfigError("this recipe trains a model further; name it with --init, such as --init cifar10")
+    if init is not None and recipe.variant:
+        raise ConfigError(
+            f"the recipe builds '{recipe.variant}' and --init brings a network of its own; take the recipe finetune"
+        )
+    net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
+    if init is not None:
+        fresh_exits(net, init.net, keep_answers=init.classes == source.classes)
+    return net
+
+
+def net_config(recipe: Recipe, source: Source, init: Classifier | None = None) -> NetConfig:
+    """The recipe's variant, or the model's network, fitted to the classes and images of the data set."""
+    base: NetConfig = init.net.config if init else lookup("network", recipe.variant, "nets", "VARIANTS")
     preprocessing = source.preprocessing
-    return variant.replace(
+    return base.replace(
         num_classes=len(source.classes), image_channels=preprocessing.channels, image_size=preprocessing.image_size
     )
-
-
-def _calibrate_accuracy(net: MultiExitNet, source: Source, device: torch.device) -> tuple[float, ...]:
-    held_out = source.split("calibrate")
-    logits = collect(net.eval(), held_out.images, source.preprocessing, device=device)
-    return exit_accuracy(logits, held_out.labels).top1
 
 
 def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, Any]:
@@ -120,10 +237,3 @@ def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, Any]:
         "epoch": round(progress.epoch), "step": progress.step, "seconds": round(progress.seconds, 1),
         "images_per_s": round(progress.images_per_s, 1), "losses": progress.losses, "calibrate_top1": accuracy,
     }  # fmt: skip
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError):
-        return []

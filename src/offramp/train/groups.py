@@ -1,0 +1,93 @@
+"""Which parameters learn, and how fast: exits and backbone."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from offramp.errors import ConfigError
+from offramp.nets.base import MultiExitNet
+from offramp.train.recipe import Recipe
+
+
+def frozen_modules(net: MultiExitNet, freeze: str) -> list[nn.Module]:
+    """The modules that keep their weights and norm statistics under ``freeze`` (see :class:`Recipe`)."""
+    if freeze == "none":
+        return []
+    kept = net.num_exits if freeze == "backbone" else int(freeze.partition(":")[2])
+    if kept > net.num_exits:
+        raise ConfigError(f"freeze={freeze}: this network has {net.num_exits} stages")
+    return [part for stage in net.stages[:kept] for name, part in stage.named_children() if name != "exit"]
+
+
+def parameter_groups(net: MultiExitNet, recipe: Recipe) -> list[dict[str, Any]]:
+    """Groups for the optimiser, each with its ``scale`` of the learning rate; frozen parameters are switched off.
+
+    Without freezing and with equal rates that is one group, as ever.
+    """
+    for module in frozen_modules(net, recipe.freeze):
+        module.requires_grad_(False)
+    learning = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    if recipe.backbone_rate == 1:
+        return [{"params": learning, "scale": 1.0}]
+    heads = {id(parameter) for stage in net.stages for parameter in _exit(stage).parameters()}
+    exits = [parameter for parameter in learning if id(parameter) in heads]
+    backbone = [parameter for parameter in learning if id(parameter) not in heads]
+    groups = [{"params": exits, "scale": 1.0}, {"params": backbone, "scale": recipe.backbone_rate}]
+    return [group for group in groups if group["params"]]
+
+
+def train_mode(net: MultiExitNet, frozen: list[nn.Module]) -> None:
+    """Training mode for all that learns; frozen norms go on using the statistics they have."""
+    net.train()
+    for module in frozen:
+        module.eval()
+
+
+def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) -> list[str]:
+    """Fill ``net`` with the weights of ``initial``, but for the exits' last layers where the classes differ.
+
+    Args:
+        net: freshly built; classes and image size may differ.
+        initial: where the weights come from.
+        keep_answers: whether the classes are the same, so that the last layers are worth keeping.
+
+    Returns:
+        Names of the tensors that start anew.
+
+    Raises:
+        ConfigError: the networks are not of one shape.
+    """
+    answers = {name for name, _ in _answers(net)}
+    own, given = net.state_dict(), initial.state_dict()
+    anew = [] if keep_answers else sorted(name for name in own if name.rpartition(".")[0] in answers)
+    wrong = [name for name in own if name not in anew and (name not in given or own[name].shape != given[name].shape)]
+    if wrong or own.keys() != given.keys():
+        raise ConfigError(
+            f"the initial model has another architecture ({wrong[0] if wrong else 'other layers'}); "
+            "train a network of its own variant"
+        )
+    net.load_state_dict({name: own[name] if name in anew else given[name] for name in own})
+    return anew
+
+
+def _answers(net: MultiExitNet) -> Iterator[tuple[str, nn.Linear]]:
+    """The last linear layer of each exit."""
+    for k, stage in enumerate(net.stages):
+        layers = [(name, part) for name, part in _exit(stage).named_modules() if isinstance(part, nn.Linear)]
+        name, layer = layers[-1]
+        yield f"stages.{k}.exit.{name}" if name else f"stages.{k}.exit", layer
+
+
+def _exit(stage: nn.Module) -> nn.Module:
+    part = stage.get_submodule("exit")
+    assert isinstance(part, nn.Module)
+    return part
+
+
+@torch.no_grad()
+def finite(net: nn.Module) -> bool:
+    """Whether all weights and statistics are numbers."""
+    sums = [tensor.sum() for tensor in net.state_dict().values() if tensor.is_floating_point()]
+    return bool(torch.stack(sums).isfinite().all())

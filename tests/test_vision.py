@@ -1,0 +1,117 @@
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+import torch
+
+from offramp.data.vision import load_transforms
+from offramp.errors import MissingExtraError
+
+NAME = "torchvision.transforms.v2"
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> Iterator[None]:
+    load_transforms.cache_clear()
+    yield
+    load_transforms.cache_clear()
+
+
+class Imports:
+    """Stands in for the import system: each import of torchvision ends as told."""
+
+    def __init__(self, *ends: Exception | ModuleType) -> None:
+        self.ends = list(ends)
+        self.asked: list[str] = []
+
+    def __call__(self, name: str) -> ModuleType:
+        self.asked.append(name)
+        end = self.ends.pop(0)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+class Library:
+    """Stands in for the registry of operators, which takes no declaration twice in a process."""
+
+    def __init__(self, declared: list[tuple[str, ...]]) -> None:
+        self.declared = declared
+
+    def __call__(self, *what: str) -> "Library":
+        self.declared.append(what)
+        return self
+
+    def define(self, schema: str) -> None:
+        self.declared.append((schema.partition("(")[0],))
+
+
+@pytest.fixture
+def declared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    monkeypatch.setattr(torch.library, "Library", Library(found))
+    monkeypatch.setattr("offramp.data.vision._KEPT", [])
+    return found
+
+
+def imports(monkeypatch: pytest.MonkeyPatch, *ends: Exception | ModuleType) -> Imports:
+    stand_in = Imports(*ends)
+    monkeypatch.setattr("offramp.data.vision.importlib.import_module", stand_in)
+    return stand_in
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_the_transforms_come_whether_or_not_the_operators_of_torchvision_load() -> None:
+    # In a process of its own, since an import that has failed half-way in this one would hide what happens.
+    program = (
+        "from offramp.data.vision import load_transforms; from PIL import Image; "
+        "print(load_transforms().RandAugment(2, 9)(Image.new('L', (5, 4))).size)"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "(5, 4)\n"
+
+
+def test_without_torchvision_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    imports(monkeypatch, ModuleNotFoundError("No module named 'torchvision'"))
+    with pytest.raises(MissingExtraError) as caught:
+        load_transforms()
+    assert str(caught.value) == (
+        "RandAugment needs torchvision, which is not installed: pip install 'offramp[vision]'"
+    )  # fmt: skip
+
+
+def test_a_torchvision_that_loads_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, declared: list[tuple[str, ...]]
+) -> None:
+    module = ModuleType(NAME)
+    asked = imports(monkeypatch, module)
+    assert load_transforms() is load_transforms() is module
+    assert asked.asked == [NAME]
+    assert declared == []
+
+
+def test_one_whose_operators_are_missing_is_imported_anew_with_them_declared(
+    monkeypatch: pytest.MonkeyPatch, declared: list[tuple[str, ...]]
+) -> None:
+    module = ModuleType(NAME)
+    half = {name: ModuleType(name) for name in ("torchvision", "torchvision.ops", "torchvision_else")}
+    for name, one in half.items():
+        monkeypatch.setitem(sys.modules, name, one)
+    asked = imports(monkeypatch, RuntimeError("operator torchvision::nms does not exist"), module)
+    assert load_transforms() is module
+    assert asked.asked == [NAME, NAME]
+    assert declared == [("torchvision", "DEF"), ("nms",), ("qnms",)]
+    assert [name for name in half if name in sys.modules] == ["torchvision_else"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("torchvision::nms")], ids=repr)
+def test_other_failures_of_the_import_are_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, declared: list[tuple[str, ...]], error: Exception
+) -> None:
+    imports(monkeypatch, error)
+    with pytest.raises(type(error), match=str(error)):
+        load_transforms()
+    assert declared == []
