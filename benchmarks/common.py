@@ -22,13 +22,12 @@ def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warmu
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in variants}
-    with torch.inference_mode():
-        for turn in range(warmup + rounds):
-            for name, run in variants.items():
-                began = clock()
-                run()
-                if turn >= warmup:
-                    times[name].append((clock() - began) * 1e3)
+    for turn in range(warmup + rounds):
+        for name, run in variants.items():
+            began = clock()
+            run()
+            if turn >= warmup:
+                times[name].append((clock() - began) * 1e3)
     return times
 
 

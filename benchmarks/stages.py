@@ -34,7 +34,8 @@ def main() -> None:
         for k in range(net.num_exits):
             variants[f"{layout}, staged {k}"] = staged(one, image, k)
             variants[f"{layout}, direct {k}"] = direct(one, image, k)
-    times = interleaved(variants, ROUNDS)
+    with torch.inference_mode():
+        times = interleaved(variants, ROUNDS)
     text = header(f"Stages of {VARIANT}, batch 1, eager", ROUNDS)
     for layout in nets:
         text += f"\n## {layout}\n\n" + markdown(exits_table(layout, net, times))
