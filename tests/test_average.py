@@ -34,7 +34,8 @@ def shaken(net: torch.nn.Module, seed: int) -> None:
 
 def test_weights_and_statistics_are_those_of_pytorchs_own_average() -> None:
     net = make_net()
-    ours, theirs = Average(net, DECAY), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)  # type: ignore[no-untyped-call]
+    ours, update = Average(net, DECAY), get_ema_multi_avg_fn(DECAY)  # type: ignore[no-untyped-call]
+    theirs = AveragedModel(net, multi_avg_fn=update, use_buffers=True)
     for seed in range(5):
         shaken(net, seed)
         ours.update()

@@ -143,18 +143,11 @@ def test_images_are_augmented_by_workers_where_the_recipe_says_so(
 # ---- the hold-out
 
 
-@pytest.mark.parametrize("form", ["txt", "npy", "pth"])
-def test_the_images_to_hold_out_can_be_given(form: str, tmp_path: Path) -> None:
-    path, wanted = tmp_path / f"held-out.{form}", [3, 95, 17, 60]
-    if form == "txt":
-        path.write_text(" ".join(map(str, wanted)))
-    elif form == "npy":
-        np.save(path, np.array(wanted))
-    else:
-        torch.save(torch.tensor(wanted), path)
-    assert offramp("train", "halves", "--holdout-indices", path, "--out", tmp_path / "run", *QUICK) == 0
-    assert held_out(tmp_path / "run") == sorted(wanted)
-    assert load(tmp_path / "run").about["source"]["holdout_indices"] == sorted(wanted)
+def test_the_images_to_hold_out_can_be_given(tmp_path: Path) -> None:
+    (tmp_path / "held-out.txt").write_text("3 95\n17 60\n")
+    asked = ("--holdout-indices", tmp_path / "held-out.txt", "--out", tmp_path / "run")
+    assert offramp("train", "halves", *asked, *QUICK) == 0
+    assert held_out(tmp_path / "run") == load(tmp_path / "run").about["source"]["holdout_indices"] == [3, 17, 60, 95]
 
 
 def test_the_last_of_an_order_of_all_images_are_held_out_as_public_code_does(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -164,15 +165,15 @@ def test_resuming_a_finished_run_gives_the_same_model_without_training(trained: 
 
 
 def test_a_damaged_checkpoint_costs_an_epoch_and_a_remark(trained: Trained, tmp_path: Path) -> None:
-    run_of(tmp_path, TWO_EPOCHS).train()
-    newest = Checkpoints(tmp_path / CHECKPOINTS).files[-1]
+    out = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    newest = Checkpoints(out / CHECKPOINTS).files[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
     told = Told()
-    again = run_of(tmp_path, TWO_EPOCHS).train(resume=True, report=told.report, remark=told.remarks.append)
+    again = run_of(out, TWO_EPOCHS).train(resume=True, report=told.report, remark=told.remarks.append)
     assert again.identity == trained[1].identity
     assert [remark[:13] for remark in told.remarks] == ["step-00000008"]
     assert [epoch for epoch, accuracy in told.progress if accuracy] == [2]
-    assert [line["epoch"] for line in metrics_of(tmp_path)] == [1, 2]
+    assert [line["epoch"] for line in metrics_of(out)] == [1, 2]
 
 
 def test_a_run_that_did_not_come_to_its_first_checkpoint_is_begun_anew(trained: Trained, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ class Workers:
             prepared = _started(loader)
         try:
             yield from prepared
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):  # "Caught … in DataLoader worker": the work's own error
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            if not self._lost_a_worker(error):
                 raise
             raise DataError(
                 "a process that decodes images was killed, perhaps for want of memory; "
@@ -81,6 +81,12 @@ class Workers:
         finally:
             if self.count:  # left to the garbage collector, as after an error, it takes seconds for each of them
                 prepared._shutdown_workers()
+
+    def _lost_a_worker(self, error: Exception) -> bool:
+        """Whether a process died, rather than that the work itself failed ("Caught … in DataLoader worker …")."""
+        if isinstance(error, RuntimeError):
+            return str(error).startswith("DataLoader worker")
+        return self.count > 0 and not str(error).startswith("Caught ")  # it died as a batch was being fetched from it
 
 
 def _started(loader: "DataLoader[Any]") -> Any:

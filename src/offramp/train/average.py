@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Average(nn.Module):
-    """W ← decay · W + (1 - decay) · W_net over weights and norm statistics, begun with the network after the first step.
+    """W ← decay · W + (1 - decay) · W_net over weights and norm statistics, begun with the network after step one.
 
-    Unlike PyTorch's ``AveragedModel`` (whose state it shares) it sends nothing to the device, for which the host would wait
-    in every step, and it copies whole numbers, such as how many batches a norm has seen, instead of averaging them.
+    Its state is that of PyTorch's ``AveragedModel``, which sends its counter to the device in every step, so that the host
+    has to wait. Whole numbers, such as how many batches a norm has seen, are copied, not averaged.
 
     Args:
         net: on its device for good; its tensors are read at each update.

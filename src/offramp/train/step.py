@@ -27,7 +27,7 @@ class Step:
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.losses: Callable[[Tensor, Tensor], Tensor] = _Losses(net, recipe)
         if recipe.compile:
-            # Once a smaller last batch came, code for any size would be made, and serve the full batches from then on too.
+            # Else a smaller last batch has code made for any size, which serves the full batches from then on too.
             self.losses = torch.compile(self.losses, dynamic=False)
         self.scaler = torch.amp.GradScaler(weights.device.type, enabled=recipe.precision == "fp16")
         if self.scaler.is_enabled():
