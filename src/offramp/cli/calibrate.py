@@ -6,6 +6,7 @@ from offramp.cli.options import (
     BadImages,
     Data,
     DataRoot,
+    Device,
     HoldoutIndices,
     HoldoutSize,
     Model,
@@ -22,6 +23,7 @@ def run(
     holdout_indices: HoldoutIndices = None,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
+    device: Device = "auto",
 ) -> None:
     """Run the calibrate split once and keep its scores in the model folder, so that any budget can be solved.
 
@@ -30,6 +32,7 @@ def run(
     """
     from offramp.classifier.entry import SHIPPED, find
     from offramp.classifier.folder import CALIBRATION, read
+    from offramp.cli.device import pick_device
     from offramp.cli.opening import DataOptions, check_holdout, open_data
     from offramp.cli.show import counting, remark, say
     from offramp.errors import ArtifactError
@@ -42,6 +45,7 @@ def run(
     if not os.access(folder, os.W_OK):
         raise ArtifactError(f"{folder}: may not be written; check its permissions or copy the model")
     classifier = read(folder, calibrated=False)  # whatever is wrong with the old scores, new ones replace them
+    classifier.net.to(pick_device(device))
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
     source = open_data(classifier, data, options)
     check_holdout(classifier, source)

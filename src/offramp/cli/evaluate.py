@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import BadImages, Data, DataRoot, Json, Model, OnBadImage, WorkerCount
+from offramp.cli.options import BadImages, Data, DataRoot, Device, Json, Model, OnBadImage, WorkerCount
 
 
 class Part(StrEnum):
@@ -49,6 +49,7 @@ def run(
     page: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page there.", metavar="FILE")] = None,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Evaluate on the test split: every exit (anytime), and budgets solved from the model's calibration (budgeted batch).
@@ -56,10 +57,12 @@ def run(
     Thresholds come from the calibration alone, never from test images.
     """
     from offramp.classifier import load
+    from offramp.cli.device import pick_device
     from offramp.cli.opening import DataOptions, open_data
     from offramp.cli.reporting import Report, show
 
     classifier = load(model)
+    classifier.net.to(pick_device(device))
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
     source = open_data(classifier, data, options)
     report = Report.make(

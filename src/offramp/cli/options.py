@@ -45,4 +45,5 @@ HoldoutIndices = Annotated[
     Path | None,
     typer.Option(help="Set these training images aside: .txt, .npy, or public code's index.pth.", metavar="FILE"),
 ]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

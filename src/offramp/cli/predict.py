@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli.options import Json, Model
+from offramp.cli.options import Device, Json, Model
 
 
 def run(
@@ -20,6 +20,7 @@ def run(
         Path | None, typer.Option(help="Spend as a plan file says (see `offramp plan`).", metavar="FILE")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 1,
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Classify image files, by default at the last exit; or under a budget, before a deadline, at one exit, by a plan.
@@ -28,10 +29,12 @@ def run(
     together, which run as one batch.
     """
     from offramp.classifier import load
+    from offramp.cli.device import pick_device
     from offramp.cli.show import counting, say_json, say_table
     from offramp.report.tables import Table
 
     classifier = load(model)
+    classifier.net.to(pick_device(device))
     with counting("classifying", len(images)) as done:
         found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan, report=done)
     probabilities = found.probabilities

@@ -8,6 +8,7 @@ import typer
 from offramp.cli.options import (
     BadImages,
     DataRoot,
+    Device,
     HoldoutIndices,
     HoldoutSize,
     OnBadImage,
@@ -48,7 +49,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Train by a recipe, calibrate, and write a model folder.
 

@@ -5,12 +5,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from offramp.classifier import Classifier
+from offramp.cli.device import pick_device
 from offramp.cli.opening import DataOptions
 from offramp.cli.show import bar, remark
-from offramp.errors import ConfigError
 from offramp.measure.memory import keep_memory
 from offramp.train.loop import Progress
 from offramp.train.recipe import Recipe
@@ -63,24 +61,3 @@ def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, object]:
         "epoch": round(progress.epoch), "epochs": progress.total_steps // progress.steps_per_epoch,
         "images_per_s": round(progress.images_per_s, 1), "seconds_left": round(left, 1), "top1": accuracy,
     }  # fmt: skip
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` takes CUDA where there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda") and not name.startswith("cuda:"):
-        raise ConfigError(f"device '{name}': give cpu, cuda or auto")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device '{name}': this machine has no CUDA device torch can use; take --device cpu")
-    try:
-        place = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device '{name}': give cpu, cuda, cuda:N or auto") from None
-    if place.index is not None and place.index >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
-    return place
