@@ -26,9 +26,9 @@ from offramp.data.streamed import StreamedSplit
 from offramp.data.workers import Workers
 from offramp.report.tables import Table
 from offramp.train.feed import Batch, Feed, open_feed
-from offramp.train.loop import Trainer, build_seeded
 from offramp.train.prepare import prepare
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer, build_seeded
 
 ROUNDS, BATCH = 12, 64
 CPU = torch.device("cpu")

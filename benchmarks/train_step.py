@@ -23,8 +23,8 @@ from offramp.data.cifar import SOURCES
 from offramp.data.source import Split
 from offramp.measure.memory import keep_memory
 from offramp.report.tables import Table
-from offramp.train.loop import Trainer, build_seeded
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer, build_seeded
 
 VARIANT, BATCH = "msdnet-cifar-batch-5", 64
 PLAIN = "plain eager fp32 NCHW"

@@ -15,9 +15,9 @@ from offramp.nets.base import MultiExitNet
 from offramp.nets.msdnet import MSDNetConfig
 from offramp.train.checkpoint import Checkpoints
 from offramp.train.guard import StopSignals
-from offramp.train.loop import Trainer, build_seeded
 from offramp.train.recipe import Recipe
 from offramp.train.step import Step
+from offramp.train.trainer import Trainer, build_seeded
 from tiny import Clock
 
 CONFIG = MSDNetConfig(

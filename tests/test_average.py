@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Split
 from offramp.train.average import Average
-from offramp.train.loop import Trainer
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer
 from tiny import CONFIG, make_net
 
 DECAY = 0.7

@@ -22,8 +22,8 @@ from offramp.catalog import entries
 from offramp.classifier import Classifier, load
 from offramp.classifier.folder import CALIBRATION, save
 from offramp.cli.demo import _is_demo
-from offramp.cli.main import COMMANDS, GROUPS
 from offramp.cli.device import pick_device
+from offramp.cli.main import COMMANDS, GROUPS
 from offramp.costs import parse_budget
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs

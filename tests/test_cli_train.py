@@ -90,6 +90,21 @@ def test_its_next_step_evaluates_it_on_the_same_folder(
     assert "every exit on 9 test images of colours" in capsys.readouterr().out
 
 
+def test_its_next_step_takes_what_was_held_out_where_there_are_no_test_images(
+    model: Path, colours: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    alone = Path(shutil.copytree(colours / "train", tmp_path / "colours"))
+    assert offramp("train", "finetune", "--init", model, "--data", alone, "--out", tmp_path / "run", *QUICK) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("next: offramp ").split()
+    assert command[-2:] == ["--split", "calibrate"]
+    assert offramp(*command, "--workers", "0") == 0
+
+
+def test_random_weights_are_not_frozen(tmp_path: Path, capsys: Capture) -> None:
+    assert offramp("train", "halves", "--freeze", "backbone", "--out", tmp_path / "run", *QUICK) == 2
+    assert "freeze=backbone: would keep random weights; name a model with --init" in capsys.readouterr().err
+
+
 def test_what_was_held_out_can_be_evaluated_where_there_are_no_test_images(
     run: Path, colours: Path, tmp_path: Path, capsys: Capture
 ) -> None:

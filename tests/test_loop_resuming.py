@@ -9,8 +9,9 @@ from torch import Tensor
 
 from offramp.errors import ArtifactError, DataError, InterruptedRunError, TrainingError
 from offramp.train.checkpoint import Checkpoints
-from offramp.train.loop import Keeper, Progress, Trainer, fit
+from offramp.train.loop import Keeper, Progress, fit
 from offramp.train.step import Step
+from offramp.train.trainer import Trainer
 from quarters import RECIPE, changed, received, same_weights, slow_steps, stored, tiny_net, trainer_for
 from tiny import Clock
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from offramp.errors import ConfigError
-from offramp.train.loop import Trainer, fit
+from offramp.train.loop import fit
+from offramp.train.trainer import Trainer
 from quarters import changed, quarters, same_weights, tiny_net, trainer_for
 
 # ---- the average

@@ -10,8 +10,8 @@ import torch
 from offramp.classifier import load
 from offramp.data.preprocess import Preprocessing
 from offramp.errors import ConfigError, DataError
-from offramp.train.loop import build_seeded
 from offramp.train.run import build_net, net_config, source_of
+from offramp.train.trainer import build_seeded
 from pictures import write_classes
 from tiny import CONFIG, FINETUNE, HALVES, PREPROCESSING, install, make_classifier, open_source, run_of
 from tiny import RECIPE as HALVES_RECIPE

@@ -15,8 +15,8 @@ from offramp.catalog import lookup
 from offramp.data.cifar import SOURCES
 from offramp.data.source import Split
 from offramp.measure.latency import settle
-from offramp.train.loop import Trainer, build_seeded
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer, build_seeded
 
 Rows = list[dict[str, Any]]
 VARIANTS: dict[str, tuple[str, bool, bool]] = {

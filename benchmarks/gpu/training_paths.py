@@ -18,8 +18,9 @@ from offramp.data.workers import Workers
 from offramp.errors import InterruptedRunError
 from offramp.train.feed import StreamedFeed
 from offramp.train.groups import frozen_modules
-from offramp.train.loop import Progress, Trainer, build_seeded
+from offramp.train.loop import Progress
 from offramp.train.run import Run
+from offramp.train.trainer import Trainer, build_seeded
 
 CPU, WORKERS = torch.device("cpu"), Workers(2)
 TOLERANCE = {"fp32": 0.01, "bf16": 0.05, "fp16": 0.05}

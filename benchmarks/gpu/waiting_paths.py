@@ -9,7 +9,7 @@ from graphed import GraphedStep
 from training_paths import MIXED, streaming
 from world import Trial, World, expect, need_cuda, worst
 
-from offramp.train.loop import Trainer
+from offramp.train.trainer import Trainer
 
 _ASLEEP = 1_500_000_000
 """Clock ticks, most of a second."""

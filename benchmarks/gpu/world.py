@@ -16,8 +16,8 @@ from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Part, Source, SourceSpec, Split
 from offramp.errors import OfframpError
 from offramp.nets.msdnet import MSDNetConfig
-from offramp.train.loop import Trainer, build_seeded
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer, build_seeded
 
 CLASSES = ("red", "green", "blue", "grey")
 PREPROCESSING = Preprocessing(32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

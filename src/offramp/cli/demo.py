@@ -25,16 +25,13 @@ def run(
     from offramp.cli.reporting import Report, show, write_report
     from offramp.cli.show import say
     from offramp.cli.training import TrainOptions, train_with_progress
-    from offramp.data.source import SourceSpec
     from offramp.train.run import IN_RUN
 
     began = time.perf_counter()
     recipe = lookup("recipe", "digits", "recipes", "RECIPES")
     _clear(out, {*IN_RUN, PAGE, DIGIT})
     say(f"training {recipe.variant} on {recipe.source}: {recipe.epochs} epochs …")
-    classifier = train_with_progress(recipe, TrainOptions(out))
-    spec: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
-    source = spec.open()
+    classifier, source = train_with_progress(recipe, TrainOptions(out))
     steps = tuple(accumulate(classifier.times(1).quantile(0.95)))
     report = Report.make(classifier, source, None, [_deadline(steps, k) for k in _deadline_exits(len(steps))])
     show(report, None, csv=None, page=None, as_json=False)

@@ -67,10 +67,11 @@ def run(
     out = out or Path("runs") / recipe
     how = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
     start = load(init) if init else None
-    classifier = train_with_progress(chosen, TrainOptions(out, data, how, start, device, resume))
+    classifier, source = train_with_progress(chosen, TrainOptions(out, data, how, start, device, resume))
     assert classifier.calibration is not None  # training calibrates
     accuracy = ", ".join(f"{100 * share:.1f}" for share in classifier.calibration.correct.mean(axis=1))
     say(f"trained {out / 'model'}; top-1 % per exit on held-out images: {accuracy}")
     named = f" --data {data}" if data else ""
     root = f" --data-root {data_root}" if data_root else ""
-    say(f"next: offramp evaluate {out}{named}{root}")
+    split = "" if source.spec.has_test else " --split calibrate"
+    say(f"next: offramp evaluate {out}{named}{root}{split}")

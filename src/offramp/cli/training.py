@@ -9,6 +9,7 @@ from offramp.classifier import Classifier
 from offramp.cli.device import pick_device
 from offramp.cli.opening import DataOptions
 from offramp.cli.show import bar, remark
+from offramp.data.source import Source
 from offramp.measure.memory import keep_memory
 from offramp.train.loop import Progress
 from offramp.train.recipe import Recipe
@@ -28,7 +29,7 @@ class TrainOptions:
     resume: bool = False
 
 
-def train_with_progress(recipe: Recipe, options: TrainOptions) -> Classifier:
+def train_with_progress(recipe: Recipe, options: TrainOptions) -> tuple[Classifier, Source]:
     """Do a :class:`~offramp.train.run.Run`; without a terminal, a JSON line per epoch on stderr instead of a bar."""
     keep_memory()
     device = pick_device(options.device)
@@ -52,7 +53,7 @@ def train_with_progress(recipe: Recipe, options: TrainOptions) -> Classifier:
                 sys.stderr.write(json.dumps(_line(progress, accuracy)) + "\n")
                 sys.stderr.flush()
 
-        return run.train(resume=options.resume, report=tell, remark=remark)
+        return run.train(resume=options.resume, report=tell, remark=remark), source
 
 
 def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, object]:

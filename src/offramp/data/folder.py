@@ -33,19 +33,21 @@ def folder_source(root: Path, preprocessing: Preprocessing) -> SourceSpec:
     classes = _classes(training)
     check_classes(root, classes)
 
+    places = [root / name for name in TEST_FOLDERS if training != root and (root / name).is_dir()]
+
     def read(_root: Path | None, part: Part) -> StreamedSplit:
         if part == "train":
             return read_classes(training, classes)
-        place = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-        if place is None or training == root:
+        if not places:
             raise DataError(
                 f"{root}: has no test images; put them into {root}/test/CLASS (and the others into {root}/train/CLASS), "
                 "or look at the held-out ones: --split calibrate"
             )
-        return read_classes(place, classes)
+        return read_classes(places[0], classes)
 
     count = sum(1 for name in classes for _ in _images(training / name))
-    return SourceSpec(root.resolve().name, classes, preprocessing, max(1, count // 10), needs_root=False, read=read)
+    holdout, name = max(1, count // 10), root.resolve().name
+    return SourceSpec(name, classes, preprocessing, holdout, needs_root=False, read=read, has_test=bool(places))
 
 
 def read_classes(place: Path, classes: tuple[str, ...]) -> StreamedSplit:

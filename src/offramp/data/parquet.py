@@ -83,7 +83,9 @@ def parquet_source(folder: Path, preprocessing: Preprocessing) -> SourceSpec:
         return StreamedSplit(Cells(f"{folder}: {part}", table[_column(folder, table, IMAGE_COLUMNS)]), values)
 
     holdout = max(1, len(training) // 10)
-    return SourceSpec(folder.resolve().name, classes, preprocessing, holdout, needs_root=False, read=read)
+    has_test = any(_files(folder, name) for name in _PARTS["test"])
+    name = folder.resolve().name
+    return SourceSpec(name, classes, preprocessing, holdout, needs_root=False, read=read, has_test=has_test)
 
 
 def has_parquet(folder: Path) -> bool:

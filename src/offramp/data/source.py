@@ -117,6 +117,8 @@ class SourceSpec:
     """Whether it lives in a folder the user has to name."""
     read: Callable[[Path | None, Part], Samples]
     """(data root, official part) → images."""
+    has_test: bool = True
+    """Whether there is a test part."""
 
     def open(
         self,

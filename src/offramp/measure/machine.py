@@ -44,7 +44,7 @@ def _timing_facts(device: torch.device) -> dict[str, str | int]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
 
 

@@ -1,33 +1,20 @@
-"""The training loop: feed, augment, step, average, look, save."""
+"""The training loop: step, look, tell, save."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from offramp.data.order import steps_per_epoch
-from offramp.data.preprocess import Preprocessing
-from offramp.data.source import Samples
-from offramp.data.workers import Workers
-from offramp.errors import ArtifactError, ConfigError, DataError, InterruptedRunError, TrainingError
-from offramp.measure.macs import staged_macs
+from offramp.errors import DataError, InterruptedRunError, TrainingError
 from offramp.nets.base import MultiExitNet
-from offramp.train.average import Average
 from offramp.train.checkpoint import Checkpoints
-from offramp.train.feed import Batch, open_feed
-from offramp.train.groups import finite, frozen_modules, parameter_groups, train_mode
+from offramp.train.groups import finite
 from offramp.train.guard import StopSignals
-from offramp.train.loss import exit_weights
-from offramp.train.prepare import prepare
-from offramp.train.recipe import Recipe
-from offramp.train.schedule import learning_rate
-from offramp.train.step import Step
-
-Net = TypeVar("Net", bound=nn.Module)
+from offramp.train.trainer import Trainer
 
 _LOOK_S = 1.0
 """How often losses are looked at, which makes a GPU wait."""
@@ -58,113 +45,6 @@ class Progress:
     def ends_epoch(self) -> bool:
         """Whether this step was the last of an epoch."""
         return self.step % self.steps_per_epoch == 0
-
-
-class Trainer:
-    """A run in progress: network, optimiser and average, advanced step by step.
-
-    Args:
-        net: freshly built or fine-tuned; it is trained in place, on ``device``.
-        recipe: the values of the run.
-        samples: training images.
-        preprocessing: statistics and size of the images.
-        device: where everything happens.
-        workers: processes that decode, where the images do not fit into memory or each is augmented by itself.
-    """
-
-    def __init__(
-        self,
-        net: MultiExitNet,
-        recipe: Recipe,
-        samples: Samples,
-        preprocessing: Preprocessing,
-        device: torch.device,
-        workers: Workers | None = None,
-    ) -> None:
-        self.recipe, self.preprocessing, self.device = recipe, preprocessing, device
-        _check_batches(recipe, len(samples))
-        if recipe.lighting and preprocessing.channels != 3:
-            raise ConfigError(
-                f"lighting={recipe.lighting}: shifts the colours of RGB images, and these are grey; set it to 0"
-            )
-        costs = staged_macs(net).at_exit
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.net = net.to(device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(net, recipe), recipe.learning_rate, recipe.momentum,
-            weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True,
-        )  # fmt: skip
-        self.average = Average(self.net, recipe.ema_decay) if recipe.ema_decay else None
-        self._do = Step(self.net, self.optimizer, exit_weights(recipe, costs).to(device), recipe)
-        self._frozen = frozen_modules(net, recipe.freeze)
-        self._feed = open_feed(samples, recipe, preprocessing, workers or Workers(), device)
-        self._batches: Iterator[Batch] | None = None
-        self.steps_per_epoch = steps_per_epoch(len(samples), recipe.batch_size, recipe.drop_last)
-        self.total_steps = self.steps_per_epoch * recipe.epochs
-        self.step = 0
-        self.seconds = 0.0
-        self.untold: tuple[float, ...] = ()
-        """Losses of an epoch's last step, until the end of the epoch is reported."""
-
-    @property
-    def result(self) -> MultiExitNet:
-        """The network as it would be kept now."""
-        net = self.net if self.average is None else self.average.module
-        assert isinstance(net, MultiExitNet)
-        return net
-
-    def advance(self) -> Tensor:
-        """Do the next step; returns its losses (K,), on the device.
-
-        Raises:
-            DataError: the images of the step cannot be had; nothing has changed.
-        """
-        if self._batches is None:
-            self._batches = self._feed.batches(self.step, self.total_steps)
-        batch = next(self._batches)
-        images, targets = prepare(batch, self.recipe, self.preprocessing, self.net.config.num_classes)
-        rate = learning_rate(self.recipe, self.step, self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-        train_mode(self.net, self._frozen)
-        losses = self._do(images, targets)
-        if self.average is not None:
-            self.average.update()
-        self.step += 1
-        return losses
-
-    def state(self) -> dict[str, Any]:
-        """Everything a resumed run needs."""
-        return {
-            "recipe": self.recipe.to_json(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "untold": self.untold,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self._do.scaler.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state.
-
-        Raises:
-            ArtifactError: it belongs to another recipe.
-        """
-        ours = self.recipe.to_json()
-        other = [name for name, value in ours.items() if state["recipe"].get(name) != value]
-        if other:
-            raise ArtifactError(
-                f"the checkpoint was made with another {', '.join(other)}; resume with the same settings"
-            )
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._do.scaler.load_state_dict(state["scaler"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.step, self.seconds, self.untold = state["step"], state["seconds"], state["untold"]
-        self._batches = None
 
 
 class Keeper:
@@ -299,19 +179,3 @@ def _check_losses(trainer: Trainer, seen: list[Tensor]) -> tuple[float, ...]:
         )
     seen.clear()
     return tuple(losses[-1].tolist())
-
-
-def _check_batches(recipe: Recipe, count: int) -> None:
-    last = count % recipe.batch_size
-    if count < 2 or (last == 1 and not (recipe.drop_last and count > recipe.batch_size)):
-        raise ConfigError(
-            f"batch_size={recipe.batch_size}: leaves a last batch of one of {count} images, which batch norm "
-            "cannot train on; choose another, or drop_last=true"
-        )
-
-
-def build_seeded(build: Callable[[], Net], seed: int) -> Net:
-    """Build a network whose initial weights depend on ``seed`` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()

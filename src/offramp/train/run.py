@@ -23,8 +23,9 @@ from offramp.train.checkpoint import Checkpoints
 from offramp.train.events import Events
 from offramp.train.groups import fresh_exits
 from offramp.train.guard import LOCK, StopSignals, run_lock
-from offramp.train.loop import Keeper, Progress, Trainer, build_seeded, fit
+from offramp.train.loop import Keeper, Progress, fit
 from offramp.train.recipe import Recipe
+from offramp.train.trainer import Trainer, build_seeded
 
 CHECKPOINTS, METRICS, RECIPE, ENVIRONMENT, EVENTS, MODEL = (
     "checkpoints", "metrics.jsonl", "recipe.json", "environment.json", "events", "model",
@@ -157,10 +158,8 @@ class Run:
 
     def _belongs(self) -> dict[str, Any]:
         """What a checkpoint belongs to, besides its recipe."""
-        # PyTorch's version is not plain text but of a class of its own, which is not read back from a checkpoint.
-        machine = json.loads(json.dumps(describe_packages() | describe_machine(self.device)))
         return {
-            "machine": machine, "data": self.source.holdout_digest,
+            "machine": describe_packages() | describe_machine(self.device), "data": self.source.holdout_digest,
             "init": None if self.init is None else self.init.identity,
         }  # fmt: skip
 
@@ -215,6 +214,10 @@ def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiE
     if init is not None and recipe.variant:
         raise ConfigError(
             f"the recipe builds '{recipe.variant}' and --init brings a network of its own; take the recipe finetune"
+        )
+    if init is None and recipe.freeze != "none":
+        raise ConfigError(
+            f"freeze={recipe.freeze}: would keep random weights; name a model with --init, or leave it out"
         )
     net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
     if init is not None:
