@@ -232,7 +232,7 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "a crop of more than the image": (train("halves", "--set", "crop_area=0.5,2"), "wants two shares such as 0.08,1"),
     "colour noise for grey images": (train("halves", "--set", "lighting=0.1"), "shifts the colours of RGB images"),
     "an unknown part to freeze": (train("halves", "--freeze", "head"), "choose none, backbone or stages:N"),
-    "more stages to freeze than there are": (train("halves", "--freeze", "stages:4"), "this network has 3 stages"),
+    "weights to freeze that are random": (train("halves", "--freeze", "backbone"), "would keep random weights"),
     "a size of nothing": (train("halves", "--size", "0"), "Invalid value for '--size'"),
     "a size that is none": (train("halves", "--size", "large"), "Invalid value for '--size'"),
     "a hold-out of nothing": (train("halves", "--holdout", "0"), "Invalid value for '--holdout'"),

@@ -100,6 +100,31 @@ def test_its_next_step_takes_what_was_held_out_where_there_are_no_test_images(
     assert offramp(*command, "--workers", "0") == 0
 
 
+def test_what_was_trained_on_is_not_evaluated_as_held_out(
+    run: Path, colours: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    grown = Path(shutil.copytree(colours, tmp_path / "colours"))
+    shutil.copy(grown / "train" / "red" / "0.png", grown / "train" / "blue" / "new.png")
+    assert offramp("evaluate", run, "--data", grown, "--workers", "0", "--split", "calibrate") == 2
+    assert "is not the one this model's training left alone" in capsys.readouterr().err
+
+
+def test_a_run_does_not_go_on_with_other_data_nor_over_a_finished_model(
+    model: Path, colours: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    def train(*options: object) -> int:
+        asked = ("--init", model, "--holdout", "6", "--out", tmp_path / "run", *QUICK)
+        return offramp("train", "finetune", *asked, *options)
+
+    assert train("--data", colours) == 0
+    other = write_classes(tmp_path / "colours", blue=8, green=8, rot=8)
+    assert train("--data", other, "--resume") == 2
+    assert "the run was begun with other data" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert train("--data", colours) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
 def test_random_weights_are_not_frozen(tmp_path: Path, capsys: Capture) -> None:
     assert offramp("train", "halves", "--freeze", "backbone", "--out", tmp_path / "run", *QUICK) == 2
     assert "freeze=backbone: would keep random weights; name a model with --init" in capsys.readouterr().err

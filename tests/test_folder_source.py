@@ -233,3 +233,39 @@ def test_the_hold_out_belongs_to_the_files_it_counts(pets: Path) -> None:
     assert opened(pets).holdout_digest == before
     (pets / "cat" / "0.png").rename(pets / "cat" / "zero.png")
     assert opened(pets).holdout_digest != before
+
+
+@pytest.mark.parametrize("name", ["Train", "test", "Validation"])
+def test_the_name_of_a_part_is_no_class(tmp_path: Path, name: str) -> None:
+    root = write_classes(tmp_path / "pets", dog=2, cat=2, **{name: 2})
+    with pytest.raises(DataError, match=rf"{name}: the name of a part, not of a class; put images into .*/train/CLASS"):
+        folder_source(root, COLOUR)
+
+
+def test_one_class_is_nothing_to_choose_from(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has one class only, 'dog'; there must be a folder for each of at least two"):
+        folder_source(write_classes(tmp_path / "pets", dog=4), COLOUR)
+
+
+def test_imagenet_keeps_its_name_behind_a_link(imagenet: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "imagenet").symlink_to(imagenet.rename(tmp_path / "ILSVRC2012"))
+    assert IMAGENET.open(tmp_path / "elsewhere", Holdout(size=2), workers=HERE).name == "imagenet"
+
+
+def test_a_hold_out_may_not_take_a_whole_class(tmp_path: Path) -> None:
+    source = folder_source(write_classes(tmp_path / "pets", dog=6, cat=1), COLOUR)
+    with pytest.raises(DataError, match=r"takes all training images of class 'cat'; .* name those to hold out"):
+        source.open(holdout=Holdout(indices=np.array([0])), workers=HERE).split("train")
+
+
+def test_data_is_told_from_other_data_of_the_same_size(tmp_path: Path) -> None:
+    def digest(root: Path) -> str:
+        return opened(root).digest
+
+    pets = write_classes(tmp_path / "one" / "pets", dog=4, cat=4)
+    same = Path(shutil.copytree(pets, tmp_path / "two" / "pets"))
+    other = write_classes(tmp_path / "three" / "pets", dog=4, cow=4)
+    relabelled = write_classes(tmp_path / "four" / "pets", dog=5, cat=3)
+    assert digest(pets) == digest(same)
+    assert len({digest(pets), digest(other), digest(relabelled)}) == 3

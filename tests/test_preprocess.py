@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from offramp.data.preprocess import Preprocessing, open_image
+from offramp.data.preprocess import Preprocessing, image_suffixes, open_image
 from offramp.errors import ConfigError, DataError
 
 GREY = Preprocessing(8, (0.5,), (0.25,))
@@ -163,6 +163,30 @@ def test_an_image_large_enough_to_fill_the_memory_is_refused(tmp_path: Path, mon
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"bomb\.png: .*; scale it down first$"):
         RGB.decode(tmp_path / "bomb.png")
+
+
+def test_formats_that_start_other_programs_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = tmp_path / "trace"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {trace}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "photo.jpg").write_bytes(drawing)
+    with pytest.raises(DataError, match="not an image Pillow can read"):
+        open_image(tmp_path / "photo.jpg")
+    assert not trace.exists()
+    assert {".jpg", ".png", ".webp"} <= image_suffixes()
+    assert image_suffixes().isdisjoint({".eps", ".pdf", ".h5"})
+
+
+def test_whatever_a_decoder_makes_of_damage_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_image: Image.Image) -> None:
+        raise RuntimeError("a decoder of its own mind")
+
+    noise(8, 8).save(tmp_path / "image.png")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(DataError, match=r"image.png: cannot be decoded .a decoder of its own mind"):
+        open_image(tmp_path / "image.png")
 
 
 def test_an_opened_image_holds_no_file_open(tmp_path: Path) -> None:

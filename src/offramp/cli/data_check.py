@@ -52,9 +52,9 @@ def _look(path: Path, workers: "Workers") -> "Overview":
     no_test = ""
     try:
         parts["test"] = _scan(spec, "test", workers)
-    except DataError as error:  # one can train without; what is the matter is shown
+    except DataError as error:  # one can train without; what is the matter is told
         no_test = str(error)
-    return Overview(path, spec.classes, spec.holdout, parts, no_test)
+    return Overview(path, spec.classes, spec.holdout, parts, no_test, spec.has_test)
 
 
 def _scan(spec: "SourceSpec", part: "Part", workers: "Workers") -> "Scanned":
@@ -73,7 +73,7 @@ def _say(overview: "Overview") -> None:
 
     _say_parts(overview)
     _say_classes(overview)
-    if overview.no_test:
+    if overview.no_test and not overview.wants_test:
         say(f"\nno test part: {overview.no_test}")
     say(f"\nset aside of the training part for calibration: {overview.holdout:,} images")
     problems = overview.problems

@@ -23,4 +23,6 @@ def pick_device(name: str) -> torch.device:
         raise ConfigError(f"device '{name}': give cpu, cuda, cuda:N or auto") from None
     if place.index is not None and place.index >= torch.cuda.device_count():
         raise ConfigError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+    if place.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # fp32 shall mean fp32, as on the CPU that solved the thresholds
     return place

@@ -58,13 +58,17 @@ def run(
     """
     from offramp.classifier import load
     from offramp.cli.device import pick_device
-    from offramp.cli.opening import DataOptions, open_data
+    from offramp.cli.opening import DataOptions, check_holdout, open_data
     from offramp.cli.reporting import Report, show
+    from offramp.cli.show import remark
 
     classifier = load(model)
     classifier.net.to(pick_device(device))
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
     source = open_data(classifier, data, options)
+    if split is Part.calibrate:
+        check_holdout(classifier, source)
+        remark("budgets are solved from these very images, and so look a little better than they are")
     report = Report.make(
         classifier, source, budget, deadline_ms or [], split=split.value, sweep=sweep is not None, ten_crop=ten_crop
     )

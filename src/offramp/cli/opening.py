@@ -78,7 +78,7 @@ def check_holdout(classifier: Classifier, source: Source) -> None:
     if trained.get("name") == source.name and known not in (None, source.holdout_digest):
         raise DataError(
             f"the hold-out of '{source.name}' (seed {source.holdout.seed}) is not the one this model's training left alone; "
-            "use the same files, and the offramp and NumPy releases it was trained with"
+            "use the same files, the same --on-bad-image, and the offramp and NumPy releases it was trained with"
         )
 
 

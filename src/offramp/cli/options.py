@@ -29,7 +29,8 @@ DataRoot = Annotated[
     typer.Option(help="Folder that holds the data set's folder, e.g. the one above cifar10/.", metavar="DIR"),
 ]
 WorkerCount = Annotated[
-    int | None, typer.Option("--workers", help="Processes that decode images; one per core by default.", min=0)
+    int | None,
+    typer.Option("--workers", help="Processes that decode images; by default one per core, at most 8.", min=0),
 ]
 BadImages = Annotated[
     OnBadImage,
@@ -38,7 +39,10 @@ BadImages = Annotated[
 HoldoutSize = Annotated[
     int | None,
     typer.Option(
-        "--holdout", help="Training images set aside for calibration; a tenth by default.", metavar="N", min=1
+        "--holdout",
+        help="Training images set aside for calibration; by default a tenth, of public sets as published.",
+        metavar="N",
+        min=1,
     ),
 ]
 HoldoutIndices = Annotated[

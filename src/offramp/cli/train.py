@@ -33,7 +33,8 @@ def run(
     init: Annotated[
         str | None,
         typer.Option(
-            help="Model to train further: its weights, with new exits where the classes differ.", metavar="MODEL"
+            help="Model to train further; where classes differ, the last layer of each exit starts anew.",
+            metavar="MODEL",
         ),
     ] = None,
     freeze: Annotated[

@@ -84,7 +84,7 @@ def lighting(images: Tensor, random: Tensor, *, strength: float) -> Tensor:
 
 def mixup_weight(alpha: float, seed: int, epoch: int, place: int) -> float:
     """The share of each image in its mixture, for batch ``place`` of an epoch: Beta(alpha, alpha) distributed."""
-    return float(np.random.default_rng((seed, epoch, place)).beta(alpha, alpha))
+    return float(np.random.default_rng((seed, epoch, place, 2)).beta(alpha, alpha))
 
 
 def mixup(pixels: Tensor, labels: Tensor, *, weight: float, num_classes: int) -> tuple[Tensor, Tensor]:

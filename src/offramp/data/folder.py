@@ -7,10 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from offramp.data.holdout import Holdout
-from offramp.data.preprocess import Preprocessing
+from offramp.data.preprocess import Preprocessing, image_suffixes
 from offramp.data.source import Part, Sift, Source, SourceSpec
 from offramp.data.streamed import Files, StreamedSplit
 from offramp.data.workers import Workers
@@ -32,6 +31,10 @@ def folder_source(root: Path, preprocessing: Preprocessing) -> SourceSpec:
     training = root / "train" if (root / "train").is_dir() else root
     classes = _classes(training)
     check_classes(root, classes)
+    if len(classes) < 2:
+        raise DataError(
+            f"{training}: has one class only, '{classes[0]}'; there must be a folder for each of at least two"
+        )
 
     places = [root / name for name in TEST_FOLDERS if training != root and (root / name).is_dir()]
 
@@ -78,8 +81,15 @@ def check_classes(root: Path, classes: tuple[str, ...]) -> None:
     """Refuse names that a person would take for one class.
 
     Raises:
-        DataError: two names differ only in case, or in blanks and underscores between the same words.
+        DataError: two names differ only in case, or in blanks and underscores between the same words; or a name is that of
+            a part of a data set.
     """
+    parts = [name for name in classes if name.casefold() in ("train", "training", "testing", *TEST_FOLDERS)]
+    if parts:
+        raise DataError(
+            f"{root / parts[0]}: the name of a part, not of a class; put images into {root}/train/CLASS and "
+            f"{root}/test/CLASS, in lower case, or rename the folder"
+        )
     plain = sorted((" ".join(name.casefold().replace("_", " ").split()), name) for name in classes)
     for (one, first), (other, second) in pairwise(plain):
         if one == other:
@@ -106,7 +116,7 @@ def _images(place: Path) -> Iterator[Path]:
     Raises:
         DataError: a file that is no image by its name.
     """
-    known = Image.registered_extensions()
+    known = image_suffixes()
     for folder, below, files in os.walk(place, followlinks=True):
         below[:] = sorted(name for name in below if not _hidden(name))
         for name in sorted(files):
@@ -138,7 +148,9 @@ class ClassFolders(SourceSpec):
         if data_root is None:
             return super().open()
         found = folder_source(data_root / self.name, self.preprocessing)
-        return replace(found, holdout=self.holdout).open(data_root, holdout, preprocessing, workers, sift)
+        return replace(found, name=self.name, holdout=self.holdout).open(
+            data_root, holdout, preprocessing, workers, sift
+        )
 
 
 def _unknown(_root: Path | None, part: Part) -> StreamedSplit:

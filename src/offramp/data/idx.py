@@ -28,6 +28,10 @@ def has_idx(folder: Path) -> bool:
     return any(any(place.glob("*-ubyte*")) for place in (folder, folder / "raw"))
 
 
+_LARGEST = 1 << 28
+"""Bytes that are read of a file at most: five times what the sets have. A compressed one could be made to hold any number."""
+
+
 def read_idx(path: Path, axes: int, remedy: str) -> NDArray[np.uint8]:
     """The array in an IDX file of bytes, decompressed if its name ends in ``.gz``.
 
@@ -41,7 +45,7 @@ def read_idx(path: Path, axes: int, remedy: str) -> NDArray[np.uint8]:
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read()
+            data = file.read(_LARGEST)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from None
     wanted = bytes((0, 0, _UINT8, axes))

@@ -17,7 +17,7 @@ _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 
 def image_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
     """The draws of one image in one epoch; in no way dependent on others or on the worker."""
-    return np.random.default_rng((seed, epoch, row))
+    return np.random.default_rng((seed, epoch, row, 1))
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ class Overview:
     """Training images that would be set aside."""
     parts: dict[Part, Scanned]
     no_test: str = ""
-    """Why there is no test part; empty where there is one."""
+    """Why no test part could be looked at; empty where one was."""
+    wants_test: bool = False
+    """Whether there is one, or the data set is known to have one: then it is a problem that it cannot be read."""
 
     @cached_property
     def duplicates(self) -> list[Duplicates]:
@@ -66,8 +68,12 @@ class Overview:
     @cached_property
     def problems(self) -> list[Problem]:
         """All there are, the worst first."""
-        found = [*self._unreadable(), *self._duplicated(), *self._thin(), *self._holdout()]
+        found = [*self._broken_test(), *self._unreadable(), *self._duplicated(), *self._thin(), *self._holdout()]
         return [problem for problem in found if problem.items]
+
+    def _broken_test(self) -> Iterator[Problem]:
+        items = (self.no_test,) if self.no_test and self.wants_test else ()
+        yield Problem("test", "the test part cannot be used", items)
 
     def _unreadable(self) -> Iterator[Problem]:
         items = tuple(finding.problem for part in self.parts.values() for finding in part.unreadable)

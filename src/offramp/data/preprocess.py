@@ -6,6 +6,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Literal, TypeAlias, get_args
 
@@ -175,6 +176,20 @@ class Preprocessing:
 _ALWAYS = ("image_size", "mean", "std")
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of Pillow's formats that are read here: pictures. It knows others, one of which starts an interpreter (EPS)."""
+    wanted = "JPEG MPO PNG WEBP AVIF GIF BMP DIB TIFF PPM TGA JPEG2000 PCX SGI ICO"
+    Image.init()
+    return tuple(name for name in wanted.split() if name in Image.OPEN)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of the names of files that are read, in lower case, with their dot."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF says; EXIF that cannot be read says nothing."""
     try:
@@ -191,7 +206,7 @@ def open_image(path: Path, file: IO[bytes] | None = None) -> Image.Image:
         DataError: missing, not an image, truncated, or so large that decoding it is refused.
     """
     try:
-        with Image.open(path if file is None else file) as image:
+        with Image.open(path if file is None else file, formats=_formats()) as image:
             image.load()
             return image
     except FileNotFoundError:
@@ -204,5 +219,5 @@ def open_image(path: Path, file: IO[bytes] | None = None) -> Image.Image:
         raise DataError(f"{path}: not an image Pillow can read; give JPEG, PNG, WebP or the like") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: {error}; scale it down first") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # decoders raise what they like over damaged bytes
         raise DataError(f"{path}: cannot be decoded ({error}); the file is damaged or truncated, get it anew") from None

@@ -1,6 +1,7 @@
 """Data sets with three disjoint splits."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -194,6 +195,12 @@ class Source:
         """SHA-256 of the held-out indices and, for a folder of yours, of the file names they count."""
         return hashlib.sha256(self.calibrate_indices.tobytes() + self._training_part.listing()).hexdigest()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what tells a training's data from other data: hold-out, file names, classes, labels, preparation."""
+        known = json.dumps([self.name, self.classes, self.preprocessing.to_json(), self.holdout_digest])
+        return hashlib.sha256(known.encode() + self._training_part.labels.tobytes()).hexdigest()
+
     @cached_property
     def _training_part(self) -> Samples:
         return self._read("train")
@@ -208,7 +215,15 @@ class Source:
 
     @cached_property
     def _cut(self) -> tuple[Rows, Rows]:
-        return self.holdout.cut(self.name, len(self._training_part), self.spec.holdout)
+        labels = self._training_part.labels
+        train, held_out = self.holdout.cut(self.name, len(labels), self.spec.holdout)
+        lost = np.setdiff1d(labels, labels[train])
+        if len(lost):
+            raise DataError(
+                f"data set '{self.name}': the hold-out takes all training images of class '{self.classes[lost[0]]}'; "
+                "add images, hold out fewer, or name those to hold out with --holdout-indices"
+            )
+        return train, held_out
 
     def _read(self, part: Part) -> Samples:
         samples = self.spec.read(self._root, part)

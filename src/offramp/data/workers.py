@@ -75,8 +75,8 @@ class Workers:
             if not self._lost_a_worker(error):
                 raise
             raise DataError(
-                "a process that decodes images was killed, perhaps for want of memory; "
-                f"go on with fewer than {self.count} --workers"
+                "a process that decodes images was killed, perhaps for want of memory (in a container of shared memory: "
+                f"--shm-size); go on with fewer than {self.count} --workers"
             ) from None
         finally:
             if self.count:  # left to the garbage collector, as after an error, it takes seconds for each of them

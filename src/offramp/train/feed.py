@@ -1,6 +1,6 @@
 """Batches of training images: from memory on the device, or streamed from worker processes."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Batch:
 class Feed(Protocol):
     """Gives the batches of a run from any step on."""
 
-    def batches(self, first: int, total: int) -> Iterator[Batch]:
+    def batches(self, first: int, total: int) -> Generator[Batch]:
         """The batches of the steps ``first`` … ``total - 1``."""
         ...
 
@@ -54,7 +54,7 @@ class ResidentFeed:
     labels: Tensor
     recipe: Recipe
 
-    def batches(self, first: int, total: int) -> Iterator[Batch]:
+    def batches(self, first: int, total: int) -> Generator[Batch]:
         """One gather each; the order travels to the device once per epoch."""
         recipe, count = self.recipe, len(self.labels)
         sent, order = -1, torch.empty(0, dtype=torch.int64)
@@ -75,7 +75,7 @@ class StreamedFeed:
     workers: Workers
     device: torch.device
 
-    def batches(self, first: int, total: int) -> Iterator[Batch]:
+    def batches(self, first: int, total: int) -> Generator[Batch]:
         """Workers are started once, for all epochs.
 
         Raises:
@@ -133,12 +133,17 @@ def open_feed(
         DataError: an image that is decoded now cannot be read.
     """
     if _augmentation(recipe, preprocessing) is None:
-        if isinstance(samples, StreamedSplit) and samples.decoded_bytes <= RESIDENT_BYTES:
-            samples = samples.decoded()
+        samples = resident(samples)
         if isinstance(samples, Split):
             images = torch.from_numpy(np.require(samples.images, requirements=["C", "W"]))
             return ResidentFeed(images.to(device), torch.from_numpy(samples.labels).to(device), recipe)
     return StreamedFeed(samples, recipe, preprocessing, workers, device)
+
+
+def resident(samples: Samples) -> Samples:
+    """Decoded in memory where they fit."""
+    fits = isinstance(samples, StreamedSplit) and samples.decoded_bytes <= RESIDENT_BYTES
+    return samples.decoded() if fits and isinstance(samples, StreamedSplit) else samples
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 from offramp.errors import ArtifactError
 
 LOCK = ".lock"
+_PATIENCE_S = 1.0
+"""A listing of runs holds locks for a moment, to see whether they are held."""
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = FileLock(folder / LOCK, timeout=0).acquire()
+        held = FileLock(folder / LOCK, timeout=_PATIENCE_S).acquire()
     except Timeout:
         raise ArtifactError(f"{folder}: another run is writing there; wait for it, or choose another --out") from None
     except OSError as error:

@@ -116,7 +116,7 @@ def fit(
 
     def tell(values: tuple[float, ...]) -> None:
         if report is not None:
-            speed = (trainer.step - first) * trainer.recipe.batch_size / spent if spent else 0.0
+            speed = (trainer.step - first) * trainer.images_per_step / spent if spent else 0.0
             steps = trainer.step, trainer.total_steps, trainer.steps_per_epoch
             report(Progress(*steps, values, trainer.seconds, speed, trainer.result))
         trainer.untold = ()
@@ -159,6 +159,8 @@ def _saved_without_images(
         if signals is not None and signals.received is not None:
             raise _stopped(trainer, signals.received) from None
         raise
+    finally:
+        trainer.close()
 
 
 def _stopped(trainer: Trainer, number: int) -> InterruptedRunError:

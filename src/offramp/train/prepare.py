@@ -25,6 +25,8 @@ def prepare(batch: Batch, recipe: Recipe, preprocessing: Preprocessing, num_clas
     if recipe.lighting:
         images = lighting(images, random[:, _LIGHT], strength=recipe.lighting)
     pixels = preprocessing.normalize(images)
+    if not recipe.channels_last:
+        pixels = pixels.contiguous()
     if not recipe.mixup:
         return pixels, batch.labels
     weight = mixup_weight(recipe.mixup, recipe.seed, batch.epoch, batch.place)

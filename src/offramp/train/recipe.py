@@ -102,6 +102,7 @@ class Recipe:
                 choices = typing.get_args(kind)
                 self._check(field, getattr(self, field) in choices, f"choose one of {', '.join(choices)}")
         self._check("loss_weights", all(weight >= 0 for weight in self.loss_weights), "must not be negative")
+        self._check("loss_weights", not self.loss_weights or any(self.loss_weights), "must not all be 0")
         self._check(
             "loss_weights",
             not self.loss_weights or self.loss_budgets == "equal",

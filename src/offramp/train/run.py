@@ -1,7 +1,8 @@
 """A training run from recipe to model folder."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ from offramp.catalog import lookup
 from offramp.classifier import Classifier, load
 from offramp.data.detect import named_source
 from offramp.data.preprocess import Preprocessing
-from offramp.data.source import Source, SourceSpec
-from offramp.decide.accuracy import exit_accuracy
-from offramp.engine.collect import collect
+from offramp.data.source import Samples, Source, SourceSpec
+from offramp.engine.collect import collect_batches
 from offramp.errors import ArtifactError, ConfigError
 from offramp.files import remove_unfinished, write_json, write_text
 from offramp.measure.machine import describe_machine, describe_packages
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.train.checkpoint import Checkpoints
 from offramp.train.events import Events
+from offramp.train.feed import resident
 from offramp.train.groups import fresh_exits
 from offramp.train.guard import LOCK, StopSignals, run_lock
 from offramp.train.loop import Keeper, Progress, fit
@@ -47,6 +48,7 @@ def source_of(recipe: Recipe, data: str | None, init: Classifier | None) -> tupl
     Raises:
         ConfigError: no data set is named.
     """
+    check_start(recipe, init)
     base = None if init is None else init.preprocessing
     if base is None and recipe.source:
         own: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
@@ -72,9 +74,9 @@ def check_run_folder(out: Path, resume: bool) -> None:
         ArtifactError: either of the two.
     """
     saved = Checkpoints(out / CHECKPOINTS).exists
-    if saved and not resume:
+    if (saved or (out / MODEL / "model.json").exists()) and not resume:
         raise ArtifactError(f"{out}: holds a run already; go on with --resume, or choose another --out")
-    if resume and not saved and not any(out.glob(RECIPE)):
+    if resume and not saved and not (out / RECIPE).exists():
         raise ArtifactError(f"{out}: there is no checkpoint to resume from; leave --resume out")
 
 
@@ -112,27 +114,38 @@ class Run:
             InterruptedRunError: SIGINT or SIGTERM came; a checkpoint is written.
         """
         check_run_folder(self.out, resume)
-        with run_lock(self.out), StopSignals() as signals:
+        with run_lock(self.out), reproducible(self.device):
             check_run_folder(self.out, resume)  # again: another run may have been at work until now
             for folder in (self.out, self.out / CHECKPOINTS, self.out / MODEL):
                 remove_unfinished(folder)
             checkpoints = Checkpoints(self.out / CHECKPOINTS)
-            if not checkpoints.exists:
-                write_json(self.out / RECIPE, self.recipe.to_json())
-                if resume:
-                    remark("the run did not come to its first checkpoint; it begins anew")
             net = build_net(self.recipe, self.source, self.init)
             trainer = Trainer(
                 net, self.recipe, self.source.split("train"), self.source.preprocessing, self.device, self.source.workers
             )  # fmt: skip
-            belongs = self._belongs()
+            if not checkpoints.exists:
+                write_json(self.out / RECIPE, self.recipe.to_json())
+                if resume:
+                    remark("the run did not come to its first checkpoint; it begins anew")
+            belongs, held_out = self._belongs(), resident(self.source.split("calibrate"))
             lines = self._resumed(trainer, checkpoints, belongs, remark) if checkpoints.exists else []
             machine = describe_machine(self.device) | {"packages": describe_packages()}
             write_json(self.out / ENVIRONMENT, {"data": self.source.name, **machine})
             self._write_metrics(lines)
             with Events.open(self.out / EVENTS, trainer.step) as events:
                 keeper = Keeper(trainer, checkpoints, lambda: {**belongs, "metrics": lines}, self.checkpoint_every_s)
-                net = fit(trainer, keeper, lambda progress: self._tell(progress, lines, events, report), signals)
+
+                def tell(progress: Progress) -> None:
+                    accuracy = self._accuracy(progress.net, held_out) if progress.ends_epoch else None
+                    if accuracy is not None:
+                        lines.append(_line(progress, accuracy))
+                        self._write_metrics(lines)
+                        events.write(lines[-1])
+                    if report is not None:
+                        report(progress, accuracy)
+
+                with StopSignals() as signals:
+                    net = fit(trainer, keeper, tell, signals)
             return self._finish(net, trainer.seconds)
 
     def _resumed(
@@ -159,23 +172,19 @@ class Run:
     def _belongs(self) -> dict[str, Any]:
         """What a checkpoint belongs to, besides its recipe."""
         return {
-            "machine": describe_packages() | describe_machine(self.device), "data": self.source.holdout_digest,
+            "machine": describe_packages() | describe_machine(self.device), "data": self.source.digest,
             "init": None if self.init is None else self.init.identity,
         }  # fmt: skip
 
-    def _tell(self, progress: Progress, lines: list[dict[str, Any]], events: Events, report: Report | None) -> None:
-        accuracy = self._calibrate_accuracy(progress.net) if progress.ends_epoch else None
-        if accuracy is not None:
-            lines.append(_line(progress, accuracy))
-            self._write_metrics(lines)
-            events.write(lines[-1])
-        if report is not None:
-            report(progress, accuracy)
-
-    def _calibrate_accuracy(self, net: MultiExitNet) -> tuple[float, ...]:
-        held_out = self.source.split("calibrate")
-        logits = collect(net.eval(), held_out.batches(128), self.source.preprocessing, device=self.device)
-        return exit_accuracy(logits, held_out.labels).top1
+    def _accuracy(self, net: MultiExitNet, held_out: Samples) -> tuple[float, ...]:
+        """Top-1 of each exit, (K,), batch by batch: all logits of ImageNet's hold-out would be gigabytes."""
+        right, done = torch.zeros(net.num_exits), 0
+        batches = held_out.batches(128)
+        for logits in collect_batches(net.eval(), batches, self.source.preprocessing, device=self.device):
+            labels = torch.from_numpy(held_out.labels[done : done + logits.shape[1]])
+            right += (logits.argmax(2) == labels).sum(1)
+            done += len(labels)
+        return tuple((right.double() / done).tolist())
 
     def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
         write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
@@ -198,16 +207,40 @@ class Run:
         model = self.out / MODEL
         Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about).save(model)
         classifier = load(model)
+        classifier.net.to(self.device)
         classifier.calibrate(source)
         classifier.save(model)
         return classifier
+
+
+@contextlib.contextmanager
+def reproducible(device: torch.device) -> Iterator[None]:
+    """Let a GPU choose the same convolution algorithms each time, in full fp32 where fp32 is asked for."""
+    if device.type != "cuda":
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiExitNet:
     """The network of a run, fitted to the classes and images of the data set; from ``init`` with new last layers.
 
     Raises:
-        ConfigError: neither a variant nor a model, or both, or images of other channels than the model's.
+        ConfigError: see :func:`check_start`; or images of other channels than the model's.
+    """
+    check_start(recipe, init)
+    net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
+    if init is not None:
+        fresh_exits(net, init.net, keep_answers=init.classes == source.classes)
+    return net
+
+
+def check_start(recipe: Recipe, init: Classifier | None) -> None:
+    """Refuse a recipe that does not say what to begin with, or says it twice.
+
+    Raises:
+        ConfigError: neither a variant nor a model, or both, or random weights that are to be kept.
     """
     if init is None and not recipe.variant:
         raise ConfigError("this recipe trains a model further; name it with --init, such as --init cifar10")
@@ -219,10 +252,6 @@ def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiE
         raise ConfigError(
             f"freeze={recipe.freeze}: would keep random weights; name a model with --init, or leave it out"
         )
-    net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
-    if init is not None:
-        fresh_exits(net, init.net, keep_answers=init.classes == source.classes)
-    return net
 
 
 def net_config(recipe: Recipe, source: Source, init: Classifier | None = None) -> NetConfig:

@@ -1,6 +1,6 @@
 """A run in progress, advanced step by step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import torch
@@ -63,7 +63,8 @@ class Trainer:
         self._do = Step(self.net, self.optimizer, exit_weights(recipe, costs).to(device), recipe)
         self._frozen = frozen_modules(net, recipe.freeze)
         self._feed = open_feed(samples, recipe, preprocessing, workers or Workers(), device)
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Generator[Batch] | None = None
+        self._count = len(samples)
         self.steps_per_epoch = steps_per_epoch(len(samples), recipe.batch_size, recipe.drop_last)
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self.step = 0
@@ -98,6 +99,17 @@ class Trainer:
         self.step += 1
         return losses
 
+    @property
+    def images_per_step(self) -> int:
+        """Images of a whole batch."""
+        return min(self.recipe.batch_size, self._count)
+
+    def close(self) -> None:
+        """Let workers go; the next step would start others."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed run needs."""
         return {
@@ -123,7 +135,12 @@ class Trainer:
             raise ArtifactError(
                 f"the checkpoint was made with another {', '.join(other)}; resume with the same settings"
             )
-        self.net.load_state_dict(state["net"])
+        try:
+            self.net.load_state_dict(state["net"])
+        except RuntimeError:
+            raise ArtifactError(
+                "the checkpoint holds another network; resume with the same data and settings"
+            ) from None
         self.optimizer.load_state_dict(state["optimizer"])
         self._do.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
