@@ -13,9 +13,10 @@ import pytest
 from faulty import Training, check_same, fresh, losses, resume, steps_saved, unfinished
 from offramp.train.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them"),
+]
 
 Out = Path
 """Run folder of a training that goes from its beginning to its end."""

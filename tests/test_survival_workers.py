@@ -18,9 +18,10 @@ from offramp.data.streamed import Files, StreamedSplit
 from offramp.data.workers import Workers
 from tiny import PREPROCESSING
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes where Linux lists them"),
+]
 
 STEPS = 15
 """Of a streamed run: 80 images in batches of 16, three times."""

@@ -71,12 +71,16 @@ def check_run_folder(out: Path, resume: bool) -> None:
     """Refuse to overwrite a run, or to resume where there is none, before anything long starts.
 
     Raises:
-        ArtifactError: either of the two.
+        ArtifactError: either of the two, or the folder cannot be read.
     """
-    saved = Checkpoints(out / CHECKPOINTS).exists
-    if (saved or (out / MODEL / "model.json").exists()) and not resume:
+    try:
+        saved = Checkpoints(out / CHECKPOINTS).exists
+        begun, finished = (out / RECIPE).exists(), (out / MODEL / "model.json").exists()
+    except OSError as error:
+        raise ArtifactError(f"{out}: cannot be read ({error.strerror}); check its permissions") from None
+    if (saved or finished) and not resume:
         raise ArtifactError(f"{out}: holds a run already; go on with --resume, or choose another --out")
-    if resume and not saved and not (out / RECIPE).exists():
+    if resume and not saved and not begun:
         raise ArtifactError(f"{out}: there is no checkpoint to resume from; leave --resume out")
 
 
