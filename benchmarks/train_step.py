@@ -16,6 +16,7 @@ from statistics import median
 
 import torch
 import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
 
 import offramp
 from common import header, keep, markdown, spread
@@ -28,6 +29,8 @@ from offramp.train.trainer import Trainer, build_seeded
 
 VARIANT, BATCH = "msdnet-cifar-batch-5", 64
 PLAIN = "plain eager fp32 NCHW"
+CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward")
+COLUMNS = ("step", "ms", "images/s", "times as fast", "% convolutions", "times as fast if all else were free")
 RECIPE = Recipe(variant=VARIANT, source="cifar10", epochs=1000, batch_size=BATCH, learning_rate=0.01, crop_pad=4)
 VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
     PLAIN: (False, {}),
@@ -53,23 +56,33 @@ def main() -> None:
         serve(options.child)
         return
     torch.set_num_threads(options.threads)
-    times = take_turns([PLAIN, *(name for name in options.variants if name != PLAIN)], options.rounds, options.threads)
+    names = [PLAIN, *(name for name in options.variants if name != PLAIN)]
+    times, convolutions = take_turns(names, options.rounds, options.threads)
     plain = median(times[PLAIN])
     rows = tuple(
-        (name, spread(values), f"{1e3 * BATCH / median(values):,.0f}", f"{plain / median(values):.2f}")
+        (
+            name,
+            spread(values),
+            f"{1e3 * BATCH / median(values):,.0f}",
+            f"{plain / median(values):.2f}",
+            f"{100 * convolutions[name]:.0f}",
+            f"{plain / median(values) / convolutions[name]:.2f}",
+        )
         for name, values in times.items()
     )
     text = header(f"Training step of {VARIANT}, batch {BATCH}", options.rounds) + "\n"
-    text += markdown(Table(("step", "ms", "images/s", "times as fast"), rows))
+    text += markdown(Table(COLUMNS, rows))
     text += (
         "\nThe plain step is the public code's: every cell of every layer, the sum of the losses, SGD tensor by tensor. The "
-        "others are `Trainer.advance`, which also draws the batch, augments it and looks after the schedule.\n"
+        "others are `Trainer.advance`, which also draws the batch, augments it and looks after the schedule. The last two columns "
+        "are from PyTorch's profiler: how much of the step are oneDNN's convolutions, forward and backward, and how many times as "
+        "fast as the plain one it would be if all else took no time.\n"
     )
     keep(options.name, text, times)
 
 
-def take_turns(names: list[str], rounds: int, threads: int) -> dict[str, list[float]]:
-    """Milliseconds of each variant's steps."""
+def take_turns(names: list[str], rounds: int, threads: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Milliseconds of each variant's steps, and the share of convolutions in them."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     children = {
         name: subprocess.Popen(
@@ -81,21 +94,27 @@ def take_turns(names: list[str], rounds: int, threads: int) -> dict[str, list[fl
     times: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds + 1):
         for name, child in children.items():
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write("step\n")
-            child.stdin.flush()
-            took = json.loads(child.stdout.readline())
+            took = ask(child, "step")
             sys.stderr.write(f"round {turn} {name}: {took:.0f} ms\n")
             if turn:  # the first step compiles
                 times[name].append(took)
+    shares = {name: ask(child, "profile") for name, child in children.items()}
     for child in children.values():
         child.communicate()
-    return times
+    return times, shares
+
+
+def ask(child: "subprocess.Popen[str]", what: str) -> float:
+    """A child's answer."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(what + "\n")
+    child.stdin.flush()
+    return float(json.loads(child.stdout.readline()))
 
 
 def serve(name: str) -> None:
-    """One step for each line that comes in, its milliseconds for answer."""
+    """One step for each line that comes in; its milliseconds, or its share of convolutions, for answer."""
     kept, changes = VARIANTS[name]
     if kept:
         keep_memory()
@@ -103,10 +122,22 @@ def serve(name: str) -> None:
     for _ in range(2 if not changes.get("compile") else 1):
         step()
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        if line == "profile\n":
+            print(json.dumps(convolution_share(step)), flush=True)
+            continue
         began = clock()
         step()
         print(json.dumps((clock() - began) * 1e3), flush=True)
+
+
+def convolution_share(step: Callable[[], object]) -> float:
+    """How much of a step's time on the CPU goes into convolutions."""
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    events = seen.key_averages()
+    inside = sum(event.self_cpu_time_total for event in events if event.key in CONVOLUTIONS)
+    return float(inside / sum(event.self_cpu_time_total for event in events))
 
 
 def plain_step() -> Callable[[], object]:
