@@ -29,7 +29,9 @@ from offramp.train.trainer import Trainer, build_seeded
 
 VARIANT, BATCH = "msdnet-cifar-batch-5", 64
 PLAIN = "plain eager fp32 NCHW"
-CONVOLUTIONS = ("aten::mkldnn_convolution", "aten::convolution_backward")
+CONVOLUTIONS = (
+    "aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d_forward", "aten::_slow_conv2d_backward",
+)  # fmt: skip
 COLUMNS = ("step", "ms", "images/s", "times as fast", "% convolutions", "times as fast if all else were free")
 RECIPE = Recipe(variant=VARIANT, source="cifar10", epochs=1000, batch_size=BATCH, learning_rate=0.01, crop_pad=4)
 VARIANTS: dict[str, tuple[bool, dict[str, object]]] = {
@@ -74,9 +76,9 @@ def main() -> None:
     text += markdown(Table(COLUMNS, rows))
     text += (
         "\nThe plain step is the public code's: every cell of every layer, the sum of the losses, SGD tensor by tensor. The "
-        "others are `Trainer.advance`, which also draws the batch, augments it and looks after the schedule. The last two columns "
-        "are from PyTorch's profiler: how much of the step are oneDNN's convolutions, forward and backward, and how many times as "
-        "fast as the plain one it would be if all else took no time.\n"
+        "others are `Trainer.advance`, which also draws the batch, augments it and looks after the schedule. The last two "
+        "columns are from PyTorch's profiler: how much of the step are oneDNN's convolutions, forward and backward, and how "
+        "many times as fast as the plain one it would be if all else took no time.\n"
     )
     keep(options.name, text, times)
 

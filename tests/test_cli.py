@@ -148,6 +148,27 @@ def test_a_model_that_may_have_seen_the_hold_out_is_calibrated_with_a_warning(tm
     assert "does not say that its training left the hold-out of 'halves' (seed 0) alone" in capsys.readouterr().err
 
 
+def test_other_data_than_the_trainings_is_calibrated_on_only_if_the_model_has_not_seen_it(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    classifier = make_classifier(calibrated=False)
+    classifier.about = {"source": {"name": "pets"}}
+    save(classifier, tmp_path / "model")
+    assert offramp("calibrate", tmp_path / "model", "--data", "halves") == 2
+    assert "was trained on 'pets', and nothing tells whether it has seen" in capsys.readouterr().err
+    assert not (tmp_path / "model" / "calibration.safetensors").exists()
+    assert offramp("calibrate", tmp_path / "model", "--data", "halves", "--unseen") == 0
+    assert "32 images held out are few to solve budgets from" in capsys.readouterr().out
+
+
+def test_a_model_of_a_folder_asks_for_that_folder(tmp_path: Path, capsys: Capture) -> None:
+    classifier = make_classifier()
+    classifier.about = {"source": {"name": "pets"}}
+    save(classifier, tmp_path / "model")
+    assert offramp("evaluate", tmp_path / "model") == 2
+    assert "was trained on a folder of yours, 'pets'; name it with --data" in capsys.readouterr().err
+
+
 # ---- evaluate
 
 

@@ -64,7 +64,7 @@ def test_public_codes_index_file_holds_out_its_last_5000(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("holdout", "message"),
     [
-        (Holdout(), "'set' has 6 training images, its hold-out wants 6; the copy is incomplete, or choose another"),
+        (Holdout(), "'set' has 6 training images, its hold-out wants 6; hold out fewer"),
         (Holdout(size=7), "'set' has 6 training images, its hold-out wants 7"),
         (Holdout(indices=rows(0, 6)), "hold-out index 6: data set 'set' has training images 0 … 5; check the file"),
         (Holdout(indices=rows(3, -1)), "hold-out index -1: data set 'set' has training images 0 … 5"),

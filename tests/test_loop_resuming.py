@@ -78,9 +78,12 @@ def test_a_killed_run_goes_on_from_its_last_whole_epoch(checkpoints: Checkpoints
 
 def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(checkpoints: Checkpoints) -> None:
     checkpoints.save(trainer_for(RECIPE).state(), 0)
-    for other, names in ((changed(seed=1), "seed"), (changed(epochs=3, learning_rate=1.0), "epochs, learning_rate")):
+    for other, names in (
+        (changed(seed=1), "seed=0, not 1"),
+        (changed(epochs=3, learning_rate=1.0), "epochs=2, not 3; learning_rate=0.05, not 1.0"),
+    ):
         with pytest.raises(
-            ArtifactError, match=rf"^the checkpoint was made with another {names}; resume with the same settings$"
+            ArtifactError, match=rf"^the checkpoint was made with {names}: resume with the same settings$"
         ):
             trainer_for(other).restore(stored(checkpoints))
 

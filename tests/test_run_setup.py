@@ -9,8 +9,8 @@ import torch
 
 from offramp.classifier import load
 from offramp.data.preprocess import Preprocessing
-from offramp.errors import ConfigError, DataError
-from offramp.train.run import build_net, net_config, source_of
+from offramp.errors import ArtifactError, ConfigError, DataError
+from offramp.train.run import build_net, check_run_folder, net_config, source_of
 from offramp.train.trainer import build_seeded
 from pictures import write_classes
 from tiny import CONFIG, FINETUNE, HALVES, PREPROCESSING, install, make_classifier, open_source, run_of
@@ -31,6 +31,12 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 # ---- the network
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(ArtifactError, match=r"holds something else than a run .thesis.tex.; choose another --out"):
+        check_run_folder(tmp_path, resume=False)
 
 
 def test_the_network_is_fitted_to_the_data() -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -134,6 +135,32 @@ def test_workers_never_hear_of_ctrl_c_however_early_it_is_pressed(tmp_path: Path
     process.join(60)
     assert (tmp_path / "log").read_text() == ""
     assert process.exitcode == 0
+
+
+class Orphaned:
+    """Finds, as the thread does that hands over batches, that whoever asked for one is gone; or something unheard of."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, key: int) -> int:
+        sys.excepthook(type(self.error), self.error, None)
+        return key
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionResetError(104, "gone"), ""),
+        (EOFError("gone"), ""),
+        (OSError(5, "broken"), "OSError: [Errno 5] broken\n"),
+    ],
+)
+def test_a_worker_says_nothing_of_a_parent_that_is_gone(
+    capfd: pytest.CaptureFixture[str], error: Exception, said: str
+) -> None:
+    assert list(Workers(1).run(Orphaned(error), [[3]], list)) == [[3]]
+    assert capfd.readouterr().err == said
 
 
 # ---- signals

@@ -33,6 +33,8 @@ def find(path_or_name: str | Path) -> Path:
         there = path.exists()
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ArtifactError(f"{path}: cannot be looked at ({error.strerror}); check the path") from None
+    if (path / "recipe.json").is_file():
+        raise ArtifactError(f"{path}: this training has not come to its end; go on with: offramp train … --resume")
     if there:
         raise ArtifactError(f"{path}: not a model folder (no {folder.MODEL} in it); name the folder a training wrote")
     raise ArtifactError(

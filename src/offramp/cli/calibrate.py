@@ -1,6 +1,9 @@
 """``offramp calibrate``."""
 
 import os
+from typing import Annotated
+
+import typer
 
 from offramp.cli.options import (
     BadImages,
@@ -23,6 +26,10 @@ def run(
     holdout_indices: HoldoutIndices = None,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="The model has never seen this data, though it is not what it was trained on."),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Run the calibrate split once and keep its scores in the model folder, so that any budget can be solved.
@@ -33,9 +40,9 @@ def run(
     from offramp.classifier.entry import SHIPPED, find
     from offramp.classifier.folder import CALIBRATION, read
     from offramp.cli.device import pick_device
-    from offramp.cli.opening import DataOptions, check_holdout, open_data
+    from offramp.cli.opening import DataOptions, check_holdout, open_data, warn_of_few
     from offramp.cli.show import counting, remark, say
-    from offramp.errors import ArtifactError
+    from offramp.errors import ArtifactError, DataError
 
     folder = find(model)
     if SHIPPED in folder.parents:
@@ -48,15 +55,23 @@ def run(
     classifier.net.to(pick_device(device))
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
     source = open_data(classifier, data, options)
+    classifier.check_source(source)
+    trained = classifier.about.get("source", {}).get("name")
+    if trained not in (None, source.name) and not unseen:
+        raise DataError(
+            f"this model was trained on '{trained}', and nothing tells whether it has seen the images of '{source.name}'; "
+            "give --unseen if it has not"
+        )
     check_holdout(classifier, source)
     with counting("calibrating", len(source.calibrate_indices)) as done:
         calibration = classifier.calibrate(source, done)
     calibration.save(folder / CALIBRATION)
-    if classifier.about.get("source", {}).get("name") != source.name:
+    if trained is None:
         remark(
             f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.holdout.seed}) "
             "alone; if it has seen those images, budgets will be spent too early"
         )
+    warn_of_few(calibration)
     accuracy = ", ".join(f"{100 * share:.1f}" for share in calibration.correct.mean(axis=1))
     say(
         f"calibrated {folder} on {len(calibration.indices):,} held-out images of {source.name}; top-1 % per exit: {accuracy}"

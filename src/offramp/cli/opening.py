@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from offramp.catalog import entries
 from offramp.classifier import Classifier
-from offramp.cli.show import counting, remark
+from offramp.cli.show import counting, remark, say
 from offramp.data.detect import named_source
 from offramp.data.holdout import Holdout, read_indices
 from offramp.data.scan import Finding, without_unreadable
 from offramp.data.source import Samples, Sift, Source
 from offramp.data.workers import Workers
+from offramp.decide.calibration import Calibration
 from offramp.errors import DataError
 
 _SHOWN = 20
+_FEW = 200
+"""Below this a share of images has a standard deviation of 3 percent points and more."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,12 @@ def open_data(classifier: Classifier, name: str | None, options: DataOptions) ->
         DataError: neither named nor known.
     """
     trained = classifier.about.get("source", {})
+    given = name
     name = name or trained.get("name")
     if name is None:
         raise DataError("this model does not say which data set it was made for; name one with --data")
+    if name == trained.get("name") and not given and name not in entries("data", "SOURCES"):
+        raise DataError(f"this model was trained on a folder of yours, '{name}'; name it with --data")
     spec = named_source(name, classifier.preprocessing)
     if options.holdout or options.holdout_indices or trained.get("name") != spec.name:
         holdout = options.cut(0)
@@ -80,6 +87,13 @@ def check_holdout(classifier: Classifier, source: Source) -> None:
             f"the hold-out of '{source.name}' (seed {source.holdout.seed}) is not the one this model's training left alone; "
             "use the same files, the same --on-bad-image, and the offramp and NumPy releases it was trained with"
         )
+
+
+def warn_of_few(calibration: Calibration) -> None:
+    """Say so where budgets are solved from few images."""
+    count = len(calibration.indices)
+    if count < _FEW:
+        say(f"{count} images held out are few to solve budgets from: what is spent may be off by tens of percent")
 
 
 def _holdout_of(trained: dict[str, Any]) -> Holdout:

@@ -30,7 +30,7 @@ def run(
     """
     from offramp.classifier import load
     from offramp.cli.device import pick_device
-    from offramp.cli.show import counting, say_json, say_table
+    from offramp.cli.show import counting, say, say_json, say_table
     from offramp.report.tables import Table
 
     classifier = load(model)
@@ -51,3 +51,7 @@ def run(
         for row in rows
     )
     say_table(f"{len(images)} image{'s'[: len(images) > 1]}", Table(("image", "exit", "answer"), cells))
+    if budget is not None or plan is not None:
+        costs = classifier.costs
+        spent = sum(costs.at_exit[k] for k in found.exit_index.tolist()) / len(images)
+        say(f"\nspent on average: {costs.format(spent)} an image; a budget is a mean over many")

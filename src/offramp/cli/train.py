@@ -59,7 +59,7 @@ def run(
     """
     from offramp.catalog import lookup
     from offramp.classifier import load
-    from offramp.cli.opening import DataOptions
+    from offramp.cli.opening import DataOptions, warn_of_few
     from offramp.cli.show import say
     from offramp.cli.training import TrainOptions, train_with_progress
 
@@ -70,6 +70,7 @@ def run(
     start = load(init) if init else None
     classifier, source = train_with_progress(chosen, TrainOptions(out, data, how, start, device, resume))
     assert classifier.calibration is not None  # training calibrates
+    warn_of_few(classifier.calibration)
     accuracy = ", ".join(f"{100 * share:.1f}" for share in classifier.calibration.correct.mean(axis=1))
     say(f"trained {out / 'model'}; top-1 % per exit on held-out images: {accuracy}")
     named = f" --data {data}" if data else ""

@@ -45,7 +45,7 @@ class Holdout:
             if count <= size:
                 raise DataError(
                     f"data set '{name}' has {count} training images, its hold-out wants {size}; "
-                    "the copy is incomplete, or choose another hold-out"
+                    "hold out fewer, or get the data set whole"
                 )
             order = np.random.default_rng(self.seed).permutation(count) if self.indices is None else self.indices
             order = order.astype(np.int64)

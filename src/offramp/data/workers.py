@@ -4,9 +4,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -66,7 +68,7 @@ class Workers:
                 multiprocessing_context=self.start if self.count else None,
                 pin_memory=pin,
                 generator=torch.Generator(),  # or it would draw from the global one
-                worker_init_fn=_leave_signals,
+                worker_init_fn=_behave,
             )
             prepared = _started(loader)
         try:
@@ -120,7 +122,14 @@ def _deaf_children(context: Any) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _leave_signals(_worker: int) -> None:
+def _behave(_worker: int) -> None:
     """Ctrl-C reaches all processes of a terminal; stopping is the parent's business, which ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = _complain
+
+
+def _complain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Tell what nobody caught, but for a parent that was killed while it fetched a batch."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

@@ -71,15 +71,18 @@ def check_run_folder(out: Path, resume: bool) -> None:
     """Refuse to overwrite a run, or to resume where there is none, before anything long starts.
 
     Raises:
-        ArtifactError: either of the two, or the folder cannot be read.
+        ArtifactError: either of the two, or the folder holds something else, or cannot be read.
     """
     try:
         saved = Checkpoints(out / CHECKPOINTS).exists
         begun, finished = (out / RECIPE).exists(), (out / MODEL / "model.json").exists()
+        foreign = [] if begun or not out.is_dir() else sorted({path.name for path in out.iterdir()} - set(IN_RUN))
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be read ({error.strerror}); check its permissions") from None
     if (saved or finished) and not resume:
         raise ArtifactError(f"{out}: holds a run already; go on with --resume, or choose another --out")
+    if foreign:
+        raise ArtifactError(f"{out}: holds something else than a run ({foreign[0]}); choose another --out")
     if resume and not saved and not begun:
         raise ArtifactError(f"{out}: there is no checkpoint to resume from; leave --resume out")
 

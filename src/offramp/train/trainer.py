@@ -130,11 +130,10 @@ class Trainer:
             ArtifactError: it belongs to another recipe.
         """
         ours = self.recipe.to_json()
-        other = [name for name, value in ours.items() if state["recipe"].get(name) != value]
+        theirs: dict[str, Any] = state["recipe"]
+        other = [f"{name}={theirs.get(name)}, not {value}" for name, value in ours.items() if theirs.get(name) != value]
         if other:
-            raise ArtifactError(
-                f"the checkpoint was made with another {', '.join(other)}; resume with the same settings"
-            )
+            raise ArtifactError(f"the checkpoint was made with {'; '.join(other)}: resume with the same settings")
         try:
             self.net.load_state_dict(state["net"])
         except RuntimeError:
