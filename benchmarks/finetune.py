@@ -104,9 +104,8 @@ def report(done: list[dict[str, object]], epochs: int) -> None:
     columns = ("training", *(f"exit {k}, top-1 %" for k in range(exits)), "seconds")
     text = header(f"{CLASSES} classes of CIFAR-100, {IMAGES} images each, {epochs} epochs", len(SEEDS))
     text = text.replace("interleaved rounds, median [p10 … p90], ", "seeds, mean ± standard deviation, ")
-    text += f"\nAccuracy on the {100 * CLASSES:,} official test images of the classes.\n\n" + markdown(
-        Table(columns, tuple(rows))
-    )
+    text += f"\nAccuracy on the {100 * CLASSES:,} official test images of the classes. Both trainings do equally many steps of the same network; "
+    text += "their seconds differ with what else the machine did.\n\n" + markdown(Table(columns, tuple(rows)))
     keep("finetune", text)
 
 
