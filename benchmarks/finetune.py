@@ -103,9 +103,12 @@ def report(done: list[dict[str, object]], epochs: int) -> None:
     exits = len(rows[0]) - 2
     columns = ("training", *(f"exit {k}, top-1 %" for k in range(exits)), "seconds")
     text = header(f"{CLASSES} classes of CIFAR-100, {IMAGES} images each, {epochs} epochs", len(SEEDS))
-    text = text.replace("interleaved rounds, median [p10 … p90], ", "seeds, mean ± standard deviation, ")
-    text += f"\nAccuracy on the {100 * CLASSES:,} official test images of the classes. Both trainings do equally many steps of the same network; "
-    text += "their seconds differ with what else the machine did.\n\n" + markdown(Table(columns, tuple(rows)))
+    text = text.replace(
+        "interleaved rounds, median [p10 … p90], process CPU time", "seeds, mean ± standard deviation, wall time"
+    )
+    text += f"\nAccuracy on the {100 * CLASSES:,} official test images of the classes. Both trainings do equally many steps "
+    text += "of the same network; their seconds differ with what else the machine did.\n\n"
+    text += markdown(Table(columns, tuple(rows)))
     keep("finetune", text)
 
 
