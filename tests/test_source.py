@@ -96,7 +96,7 @@ def test_a_folder_without_cifar_is_refused_with_the_place_that_was_looked_at(tmp
 
 def test_a_training_part_no_larger_than_the_hold_out_is_refused() -> None:
     spec = SourceSpec("cut", ("a",), NUMBERED.preprocessing, holdout=40, needs_root=False, read=numbered)
-    with pytest.raises(DataError, match="'cut' has 40 training images, its hold-out wants 40; the copy is incomplete"):
+    with pytest.raises(DataError, match="'cut' has 40 training images, its hold-out wants 40; hold out fewer"):
         spec.open().split("train")
 
 
