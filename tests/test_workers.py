@@ -100,7 +100,8 @@ def test_a_killed_worker_is_told_in_one_line(workers: Workers) -> None:
     with pytest.raises(DataError) as caught:
         list(workers.run(Dies(), singles(12), list))
     assert str(caught.value) == (
-        "a process that decodes images was killed, perhaps for want of memory; "
+        "a process that decodes images was killed, perhaps for want of memory "
+        "(in a container of shared memory: --shm-size); "
         f"go on with fewer than {workers.count} --workers"
     )
     assert caught.value.__suppress_context__
