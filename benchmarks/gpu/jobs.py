@@ -24,7 +24,7 @@ from offramp.files import write_text
 DONE, AGAIN = 0, 130
 LONGEST_S = 540
 """A call."""
-PATIENCE_S = 15
+PATIENCE_S = 20
 """For the first checkpoint of a call, and for an orderly stop."""
 EVALUATION_S = 150
 """What has to be left of a call for the evaluation to be begun."""
