@@ -25,7 +25,8 @@ from offramp.data.workers import Workers
 from offramp.report.evaluation import evaluate
 from offramp.report.tables import Table
 from offramp.train.recipe import Recipe
-from offramp.train.run import Run, source_of
+from offramp.train.run import Run
+from offramp.train.start import source_of
 
 CLASSES, IMAGES, SEEDS = 20, 50, (0, 1, 2)
 ARMS = ("fine-tuned", "from scratch")

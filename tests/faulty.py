@@ -17,8 +17,8 @@ from PIL import Image
 import tiny
 import tiny_train
 from offramp.classifier import load
+from offramp.classifier.run_folder import CHECKPOINTS, IN_RUN, METRICS, MODEL
 from offramp.train.checkpoint import Checkpoints
-from offramp.train.run import CHECKPOINTS, IN_RUN, METRICS, MODEL
 
 ARGUMENTS = ("train", "halves", "--set", "epochs=3", "--set", "ema_decay=0.5", "--device", "cpu")
 """64 images in batches of 16, so 12 steps, and checkpoints of the steps 4, 8 and 12."""
@@ -26,7 +26,7 @@ _PRELOADED = (
     "pytest",
     "offramp.cli.training",
     "offramp.classifier",
-    "torch.utils.tensorboard",
+    "tensorboard.summary.writer.record_writer",
     "torch._dynamo",
     "pydantic.fields",
 )
@@ -150,6 +150,19 @@ def losses(out: Path) -> list[Any]:
     """Losses and accuracies of each epoch."""
     lines = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     return [(line["epoch"], line["step"], line["losses"], line["calibrate_top1"]) for line in lines]
+
+
+def whole_run(out: Path) -> Path:
+    """A training from its beginning to its end."""
+    assert Training(out).notes() == []
+    return out
+
+
+def killed_run(out: Path) -> Path:
+    """A training killed in its last epoch, with checkpoints of the two before it."""
+    Training.stopped_at("step 10", out).kill()
+    assert steps_saved(out) == [4, 8]
+    return out
 
 
 def check_same(out: Path, reference: Path) -> None:

@@ -15,8 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
+from offramp.catalog import entries
 from offramp.data.cifar import CIFAR10_CLASSES, CIFAR100_CLASSES
+from offramp.data.source import Part, SourceSpec, Split
+from offramp.errors import DataError
 
+SOURCES: dict[str, SourceSpec] = entries("data", "SOURCES")
+ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 CIFAR = {
     "cifar10": (
         "cifar-10-batches-py",
@@ -156,3 +161,18 @@ def write_svhn(folder: Path) -> Path:
     (folder / "train_32x32.mat").write_bytes(svhn(12))
     (folder / "test_32x32.mat").write_bytes(svhn(4))
     return folder
+
+
+def read(root: Path, name: str = "cifar10", part: Part = "train") -> Split:
+    """A part of a data set that is decoded in memory."""
+    samples = SOURCES[name].read(root, part)
+    assert isinstance(samples, Split)
+    return samples
+
+
+def refusal(root: Path, name: str = "cifar10", part: Part = "train") -> str:
+    """What is said, on one line, of data that cannot be read."""
+    with pytest.raises(DataError) as caught:
+        read(root, name, part)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

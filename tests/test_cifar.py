@@ -6,38 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offramp.catalog import entries
-from offramp.data.source import Part, SourceSpec, Split
-from offramp.errors import DataError
+from offramp.data.source import Split
 from published import (
+    ARCHIVES,
     CIFAR,
+    SOURCES,
     cifar_batch,
     cifar_images,
     pack,
     python2_pickle,
+    read,
+    refusal,
     write_cifar,
     write_parquet,
     write_small_cifar,
 )
 
-SOURCES: dict[str, SourceSpec] = entries("data", "SOURCES")
 TINY = Path(__file__).parents[2] / "shared" / "data" / "cifar10_tiny"
-ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 CLASSES = SOURCES["cifar10"].classes
 NAMES = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-
-
-def read(root: Path, name: str = "cifar10", part: Part = "train") -> Split:
-    samples = SOURCES[name].read(root, part)
-    assert isinstance(samples, Split)
-    return samples
-
-
-def refusal(root: Path, name: str = "cifar10", part: Part = "train") -> str:
-    with pytest.raises(DataError) as caught:
-        read(root, name, part)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def check_small(root: Path, name: str) -> None:

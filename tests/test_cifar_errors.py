@@ -6,35 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.catalog import entries
-from offramp.data.source import Part, SourceSpec, Split
-from offramp.errors import DataError
 from published import (
+    ARCHIVES,
     CIFAR,
     cifar_batch,
     cifar_images,
     cifar_meta,
     pack,
     python2_pickle,
+    read,
+    refusal,
     write_small_cifar,
 )
 
-SOURCES: dict[str, SourceSpec] = entries("data", "SOURCES")
-ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 NAMES = pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-
-
-def read(root: Path, name: str = "cifar10", part: Part = "train") -> Split:
-    samples = SOURCES[name].read(root, part)
-    assert isinstance(samples, Split)
-    return samples
-
-
-def refusal(root: Path, name: str = "cifar10", part: Part = "train") -> str:
-    with pytest.raises(DataError) as caught:
-        read(root, name, part)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @NAMES

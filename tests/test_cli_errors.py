@@ -16,7 +16,7 @@ from PIL import Image
 
 from offramp.classifier import Classifier
 from offramp.classifier.folder import CALIBRATION, MODEL, WEIGHTS, save
-from offramp.train.run import CHECKPOINTS
+from offramp.classifier.run_folder import CHECKPOINTS
 from tiny import CLASSES, images, install, make_classifier, make_net, offramp, write_images
 
 PUBLISHED = Path(__file__).parent / "oracles" / "msdnet_even.pth.tar"

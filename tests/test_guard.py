@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from offramp.classifier.run_folder import LOCK
 from offramp.errors import ArtifactError
-from offramp.train.guard import LOCK, StopSignals, run_lock
+from offramp.train.guard import StopSignals, run_lock
 
 
 def test_a_folder_is_held_by_one_run_at_a_time_and_free_again_afterwards(tmp_path: Path) -> None:

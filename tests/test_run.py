@@ -11,22 +11,13 @@ import pytest
 import torch
 
 from offramp.classifier import Classifier, load
+from offramp.classifier.run_folder import CHECKPOINTS, ENVIRONMENT, EVENTS, IN_RUN, METRICS, MODEL, RECIPE
 from offramp.data.holdout import Holdout
 from offramp.errors import ArtifactError, InterruptedRunError
 from offramp.measure.machine import describe_machine
 from offramp.train.checkpoint import Checkpoints
 from offramp.train.loop import Progress
-from offramp.train.run import (
-    CHECKPOINTS,
-    ENVIRONMENT,
-    EVENTS,
-    IN_RUN,
-    METRICS,
-    MODEL,
-    RECIPE,
-    Run,
-    check_run_folder,
-)
+from offramp.train.run import Run, check_run_folder
 from tiny import CLASSES, FINETUNE, HALVES, images, install, make_classifier, run_of
 from tiny import RECIPE as HALVES_RECIPE
 

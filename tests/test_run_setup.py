@@ -10,7 +10,8 @@ import torch
 from offramp.classifier import load
 from offramp.data.preprocess import Preprocessing
 from offramp.errors import ArtifactError, ConfigError, DataError
-from offramp.train.run import build_net, check_run_folder, net_config, source_of
+from offramp.train.run import check_run_folder
+from offramp.train.start import build_net, net_config, source_of
 from offramp.train.trainer import build_seeded
 from pictures import write_classes
 from tiny import CONFIG, FINETUNE, HALVES, PREPROCESSING, install, make_classifier, open_source, run_of

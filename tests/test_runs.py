@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from offramp.classifier.run_folder import ENVIRONMENT, LOCK, METRICS
 from offramp.cli.main import main
 from offramp.errors import ArtifactError
-from offramp.report import runs
-from offramp.report.runs import find_runs, is_run, read_run
-from offramp.train import guard, run
+from offramp.report.runs import differences, find_runs, is_run, read_run
+from offramp.train.guard import run_lock
 from tiny import RECIPE, install, offramp
 
 Capture = pytest.CaptureFixture[str]
@@ -54,14 +54,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield out
 
 
-def test_the_files_have_the_names_training_gives_them() -> None:
-    assert (runs.RECIPE, runs.ENVIRONMENT, runs.METRICS) == (run.RECIPE, run.ENVIRONMENT, run.METRICS)
-    assert (Path(runs.MODEL).parent.name, runs.LOCK) == (run.MODEL, guard.LOCK)
-
-
 def test_a_real_training_is_read_as_it_went(trained: Path) -> None:
     record = read_run(trained)
-    told = [json.loads(line) for line in (trained / run.METRICS).read_text().splitlines()]
+    told = [json.loads(line) for line in (trained / METRICS).read_text().splitlines()]
     assert (record.state, record.data, record.recipe["variant"], record.recipe["epochs"]) == (
         "finished", "halves", "tiny", 2,
     )  # fmt: skip
@@ -69,7 +64,7 @@ def test_a_real_training_is_read_as_it_went(trained: Path) -> None:
     assert record.last is not None
     assert record.last.top1 == tuple(told[-1]["calibrate_top1"])
     assert len(record.last.top1) == 3
-    assert record.environment["commit"] == json.loads((trained / run.ENVIRONMENT).read_text())["commit"]
+    assert record.environment["commit"] == json.loads((trained / ENVIRONMENT).read_text())["commit"]
 
 
 def test_the_list_says_how_far_how_fast_and_how_right(tmp_path: Path, capsys: Capture) -> None:
@@ -123,16 +118,16 @@ with run_lock(Path({str(folder)!r})):
 def test_looking_leaves_no_lock_behind(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     read_run(folder)
-    assert not (folder / guard.LOCK).exists()
-    with guard.run_lock(folder):
+    assert not (folder / LOCK).exists()
+    with run_lock(folder):
         assert read_run(folder).state == "running"
-    with guard.run_lock(folder):
+    with run_lock(folder):
         pass
 
 
 def test_a_lock_that_may_not_be_tried_leaves_the_state_open(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
-    (folder / guard.LOCK).mkdir()  # also root cannot open it
+    (folder / LOCK).mkdir()  # also root cannot open it
     assert read_run(folder).state == "unknown"
 
 
@@ -198,7 +193,7 @@ def test_a_field_an_older_run_lacks_differs(tmp_path: Path) -> None:
     older = json.loads((b / "recipe.json").read_text())
     del older["mixup"]
     (b / "recipe.json").write_text(json.dumps(older))
-    assert runs.differences([read_run(a), read_run(b)]) == {"mixup": [0.0, None]}
+    assert differences([read_run(a), read_run(b)]) == {"mixup": [0.0, None]}
 
 
 def test_one_run_and_folders_of_runs_are_listed_only(tmp_path: Path, capsys: Capture) -> None:

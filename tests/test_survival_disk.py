@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faulty import Training, check_same, fresh, losses, resume, steps_saved, unfinished
+from faulty import Training, check_same, fresh, killed_run, losses, resume, steps_saved, unfinished, whole_run
 from offramp.train.checkpoint import Checkpoints
 
 pytestmark = [
@@ -24,18 +24,13 @@ Out = Path
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Out:
-    training = Training(tmp_path_factory.mktemp("whole") / "run")
-    assert training.notes() == []
-    return training.out
+    return whole_run(tmp_path_factory.mktemp("whole") / "run")
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Out:
     """Killed in the last epoch, with checkpoints of the two before it."""
-    training = Training.stopped_at("step 10", tmp_path_factory.mktemp("killed") / "run")
-    training.kill()
-    assert steps_saved(training.out) == [4, 8]
-    return training.out
+    return killed_run(tmp_path_factory.mktemp("killed") / "run")
 
 
 @pytest.fixture

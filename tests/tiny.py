@@ -25,7 +25,8 @@ from offramp.decide.calibration import Calibration
 from offramp.measure.latency import StageTimes
 from offramp.nets.msdnet import MSDNet, MSDNetConfig
 from offramp.train.recipe import Recipe
-from offramp.train.run import Run, source_of
+from offramp.train.run import Run
+from offramp.train.start import source_of
 
 CLASSES = ("left", "right", "top", "bottom")
 PREPROCESSING = Preprocessing(16, (0.4,), (0.25,))

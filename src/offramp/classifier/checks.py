@@ -1,10 +1,13 @@
 """What must fit together before a classifier may answer."""
 
+from collections.abc import Mapping
+
 import torch
 
 from offramp.data.preprocess import Preprocessing
+from offramp.data.source import Source
 from offramp.decide.plan import ExitPlan
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, DataError
 from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
 
@@ -42,3 +45,31 @@ def check_plan(plan: ExitPlan, identity: str, device: torch.device) -> None:
             f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
             f"{fingerprint(device)[:8]} (hardware, threads and PyTorch count); solve it again here"
         )
+
+
+def check_classes(classes: tuple[str, ...], source: Source) -> None:
+    """Refuse data of other classes than a model's.
+
+    Raises:
+        DataError: number, names or order differ.
+    """
+    if source.classes != classes:
+        raise DataError(
+            f"data set '{source.name}' has {len(source.classes)} classes ({source.classes[0]}, …), "
+            f"this model {len(classes)} ({classes[0]}, …); take the data it was trained for, "
+            "or import it with these class names"
+        )
+
+
+def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
+    """Refuse more than one way to spend, or an exit that is not there.
+
+    Raises:
+        ConfigError: either of the two.
+    """
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
+    exit_index = ways["exit"]
+    if isinstance(exit_index, int) and not 0 <= exit_index < num_exits:
+        raise ConfigError(f"exit {exit_index}: this network has exits 0 … {num_exits - 1}")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.classifier.checks import check_parts, check_plan
+from offramp.classifier.checks import check_classes, check_parts, check_plan, check_ways
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
 from offramp.costs import Costs, parse_budget
 from offramp.data.preprocess import Images, Preprocessing
@@ -21,9 +21,9 @@ from offramp.decide.calibration import Calibration
 from offramp.decide.plan import ExitPlan
 from offramp.engine.anytime import run_until
 from offramp.engine.budgeted import run_budgeted
-from offramp.engine.collect import collect, collect_batches, scores
+from offramp.engine.collect import BATCH, collect, collect_scores
 from offramp.engine.predictions import Predictions
-from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
+from offramp.errors import ArtifactError, BudgetError, DataError
 from offramp.measure.latency import StageTimes, time_stages
 from offramp.measure.machine import fingerprint
 from offramp.measure.macs import staged_macs
@@ -48,8 +48,6 @@ class Classifier:
 
     batch_size = 256
     """Images per step when many are given. Large, since batches shrink as images leave; lower it where memory is short."""
-    collect_size = 128
-    """Images per step when all go through all exits."""
 
     def __init__(
         self,
@@ -118,14 +116,9 @@ class Classifier:
             ArtifactError: a plan made for another model.
             DataError: an image that cannot be read, or a model without preprocessing.
         """
-        ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
-        given = [name for name, value in ways.items() if value is not None]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
+        check_ways({"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}, self.net.num_exits)
         if budget is not None:
             self._need_calibration()
-        if exit is not None and not 0 <= exit < self.net.num_exits:
-            raise ConfigError(f"exit {exit}: this network has exits 0 … {self.net.num_exits - 1}")
         if isinstance(plan, str | Path):
             plan = ExitPlan.load(Path(plan))
         pixels = self._decode(images)
@@ -187,34 +180,26 @@ class Classifier:
             DataError: the source has other classes.
         """
         self.check_source(source)
-        split, rule = source.split("calibrate"), ThisExit()
-        parts, done = [], 0
-        preprocessing, batches = self._need_preprocessing(), split.batches(self.collect_size)
-        for logits in collect_batches(self.net, batches, preprocessing, device=self.device, report=report):
-            parts.append(scores(rule, logits, split.labels[done : done + logits.shape[1]]))
-            done += logits.shape[1]
-        confidence, correct = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        confidence, correct = collect_scores(
+            self.net,
+            source.split("calibrate"),
+            self._need_preprocessing(),
+            ThisExit(),
+            device=self.device,
+            report=report,
+        )
         self.calibration = Calibration(
             confidence, correct, source.name, source.holdout.seed, source.calibrate_indices, self.identity
         )
         return self.calibration
 
     def check_source(self, source: Source) -> None:
-        """Refuse data of other classes than the model's.
-
-        Raises:
-            DataError: number, names or order differ.
-        """
-        if source.classes != self.classes:
-            raise DataError(
-                f"data set '{source.name}' has {len(source.classes)} classes ({source.classes[0]}, …), "
-                f"this model {len(self.classes)} ({self.classes[0]}, …); take the data it was trained for, "
-                "or import it with these class names"
-            )
+        """See :func:`~offramp.classifier.checks.check_classes`."""
+        check_classes(self.classes, source)
 
     def collect(self, samples: Samples, report: Callable[[int], None] | None = None) -> Tensor:
         """Logits (K, N, C) of all exits."""
-        batches = samples.batches(self.collect_size)
+        batches = samples.batches(BATCH)
         return collect(self.net, batches, self._need_preprocessing(), device=self.device, report=report)
 
     def _decode(self, images: Images) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from offramp.catalog import lookup, suggest
-from offramp.classifier import folder
+from offramp.classifier import folder, run_folder
 from offramp.classifier.classifier import Classifier
 from offramp.data.preprocess import Preprocessing
 from offramp.errors import ArtifactError, ConfigError
@@ -27,13 +27,13 @@ def find(path_or_name: str | Path) -> Path:
     """
     path = Path(path_or_name)
     try:
-        for candidate in (path, path / "model", SHIPPED / path_or_name):
+        for candidate in (path, path / run_folder.MODEL, SHIPPED / path_or_name):
             if (candidate / folder.MODEL).is_file():
                 return candidate
         there = path.exists()
     except OSError as error:  # a name too long, a folder that may not be entered
         raise ArtifactError(f"{path}: cannot be looked at ({error.strerror}); check the path") from None
-    if (path / "recipe.json").is_file():
+    if (path / run_folder.RECIPE).is_file():
         raise ArtifactError(f"{path}: this training has not come to its end; go on with: offramp train … --resume")
     if there:
         raise ArtifactError(f"{path}: not a model folder (no {folder.MODEL} in it); name the folder a training wrote")

@@ -1,9 +1,6 @@
 """``offramp calibrate``."""
 
 import os
-from typing import Annotated
-
-import typer
 
 from offramp.cli.options import (
     BadImages,
@@ -14,6 +11,7 @@ from offramp.cli.options import (
     HoldoutSize,
     Model,
     OnBadImage,
+    Unseen,
     WorkerCount,
 )
 
@@ -26,10 +24,7 @@ def run(
     holdout_indices: HoldoutIndices = None,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
-    unseen: Annotated[
-        bool,
-        typer.Option("--unseen", help="The model has never seen this data, though it is not what it was trained on."),
-    ] = False,
+    unseen: Unseen = False,
     device: Device = "auto",
 ) -> None:
     """Run the calibrate split once and keep its scores in the model folder, so that any budget can be solved.
@@ -42,7 +37,7 @@ def run(
     from offramp.cli.device import pick_device
     from offramp.cli.opening import DataOptions, check_holdout, open_data, warn_of_few
     from offramp.cli.show import counting, remark, say
-    from offramp.errors import ArtifactError, DataError
+    from offramp.errors import ArtifactError
 
     folder = find(model)
     if SHIPPED in folder.parents:
@@ -56,17 +51,11 @@ def run(
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
     source = open_data(classifier, data, options)
     classifier.check_source(source)
-    trained = classifier.about.get("source", {}).get("name")
-    if trained not in (None, source.name) and not unseen:
-        raise DataError(
-            f"this model was trained on '{trained}', and nothing tells whether it has seen the images of '{source.name}'; "
-            "give --unseen if it has not"
-        )
-    check_holdout(classifier, source)
+    check_holdout(classifier, source, unseen)
     with counting("calibrating", len(source.calibrate_indices)) as done:
         calibration = classifier.calibrate(source, done)
     calibration.save(folder / CALIBRATION)
-    if trained is None:
+    if classifier.about.get("source", {}).get("name") is None:
         remark(
             f"the model does not say that its training left the hold-out of '{source.name}' (seed {source.holdout.seed}) "
             "alone; if it has seen those images, budgets will be spent too early"

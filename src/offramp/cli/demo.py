@@ -22,10 +22,10 @@ def run(
     Uses the digits that come with scikit-learn; nothing is downloaded.
     """
     from offramp.catalog import lookup
+    from offramp.classifier.run_folder import IN_RUN
     from offramp.cli.reporting import Report, show, write_report
     from offramp.cli.show import say
     from offramp.cli.training import TrainOptions, train_with_progress
-    from offramp.train.run import IN_RUN
 
     began = time.perf_counter()
     recipe = lookup("recipe", "digits", "recipes", "RECIPES")
@@ -58,8 +58,8 @@ def run(
 
 def _clear(out: Path, ours: set[str]) -> None:
     """Take away an earlier demo, and nothing else."""
+    from offramp.classifier.run_folder import RECIPE
     from offramp.errors import ArtifactError
-    from offramp.train.run import RECIPE
 
     if not out.exists():
         return

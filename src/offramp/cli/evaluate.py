@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import BadImages, Data, DataRoot, Device, Json, Model, OnBadImage, WorkerCount
+from offramp.cli.options import BadImages, Data, DataRoot, Device, Json, Model, OnBadImage, Unseen, WorkerCount
 
 
 class Part(StrEnum):
@@ -49,6 +49,7 @@ def run(
     page: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page there.", metavar="FILE")] = None,
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
+    unseen: Unseen = False,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -67,8 +68,9 @@ def run(
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
     source = open_data(classifier, data, options)
     if split is Part.calibrate:
-        check_holdout(classifier, source)
-        remark("budgets are solved from these very images, and so look a little better than they are")
+        check_holdout(classifier, source, unseen)
+        if not unseen:
+            remark("budgets are solved from these very images, and so look a little better than they are")
     report = Report.make(
         classifier, source, budget, deadline_ms or [], split=split.value, sweep=sweep is not None, ten_crop=ten_crop
     )

@@ -74,13 +74,24 @@ def open_data(classifier: Classifier, name: str | None, options: DataOptions) ->
     return spec.open(options.data_root, holdout, classifier.preprocessing, options.processes, options.sift)
 
 
-def check_holdout(classifier: Classifier, source: Source) -> None:
-    """Refuse to calibrate on other images than training left alone.
+def check_holdout(classifier: Classifier, source: Source, unseen: bool) -> None:
+    """Refuse to take images for held out that training may have seen.
+
+    Args:
+        classifier: the model.
+        source: whose calibrate split is meant.
+        unseen: whether the user says that training has seen nothing of this data set.
 
     Raises:
-        DataError: the data set is the one of the training, but its hold-out is drawn differently now.
+        DataError: the data set is the one of the training, but its hold-out is drawn differently now; or it is another
+            one, and nobody says that it was not seen.
     """
     trained = classifier.about.get("source", {})
+    if trained.get("name") not in (None, source.name) and not unseen:
+        raise DataError(
+            f"this model was trained on '{trained['name']}', and nothing tells whether it has seen the images of "
+            f"'{source.name}'; give --unseen if it has not"
+        )
     known = trained.get("holdout_sha256")
     if trained.get("name") == source.name and known not in (None, source.holdout_digest):
         raise DataError(

@@ -49,5 +49,9 @@ HoldoutIndices = Annotated[
     Path | None,
     typer.Option(help="Set these training images aside: .txt, .npy, or public code's index.pth.", metavar="FILE"),
 ]
+Unseen = Annotated[
+    bool,
+    typer.Option("--unseen", help="The model has never seen this data, though it is not what it was trained on."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -13,7 +13,8 @@ from offramp.data.source import Source
 from offramp.measure.memory import keep_memory
 from offramp.train.loop import Progress
 from offramp.train.recipe import Recipe
-from offramp.train.run import Run, check_run_folder, source_of
+from offramp.train.run import Run, check_run_folder
+from offramp.train.start import source_of
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,15 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from offramp.data.holdout import Holdout
 from offramp.data.preprocess import Preprocessing, image_suffixes
-from offramp.data.source import Part, Sift, Source, SourceSpec
+from offramp.data.source import Part, SourceSpec
 from offramp.data.streamed import Files, StreamedSplit
-from offramp.data.workers import Workers
 from offramp.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -36,11 +35,15 @@ def folder_source(root: Path, preprocessing: Preprocessing) -> SourceSpec:
             f"{training}: has one class only, '{classes[0]}'; there must be a folder for each of at least two"
         )
 
+    @cache  # listing a million files takes a while
+    def training_part() -> StreamedSplit:
+        return read_classes(training, classes)
+
     places = [root / name for name in TEST_FOLDERS if training != root and (root / name).is_dir()]
 
     def read(_root: Path | None, part: Part) -> StreamedSplit:
         if part == "train":
-            return read_classes(training, classes)
+            return training_part()
         if not places:
             raise DataError(
                 f"{root}: has no test images; put them into {root}/test/CLASS (and the others into {root}/train/CLASS), "
@@ -48,8 +51,7 @@ def folder_source(root: Path, preprocessing: Preprocessing) -> SourceSpec:
             )
         return read_classes(places[0], classes)
 
-    count = sum(1 for name in classes for _ in _images(training / name))
-    holdout, name = max(1, count // 10), root.resolve().name
+    holdout, name = max(1, len(training_part()) // 10), root.resolve().name
     return SourceSpec(name, classes, preprocessing, holdout, needs_root=False, read=read, has_test=bool(places))
 
 
@@ -136,25 +138,14 @@ def _hidden(name: str) -> bool:
 class ClassFolders(SourceSpec):
     """A known data set whose classes are the names of its folders."""
 
-    def open(
-        self,
-        data_root: Path | None = None,
-        holdout: Holdout | None = None,
-        preprocessing: Preprocessing | None = None,
-        workers: Workers | None = None,
-        sift: Sift | None = None,
-    ) -> Source:
+    def located(self, data_root: Path | None) -> SourceSpec:
         """The data set in ``data_root/NAME``."""
-        if data_root is None:
-            return super().open()
-        found = folder_source(data_root / self.name, self.preprocessing)
-        return replace(found, name=self.name, holdout=self.holdout).open(
-            data_root, holdout, preprocessing, workers, sift
-        )
+        found = folder_source((data_root or Path()) / self.name, self.preprocessing)
+        return replace(found, name=self.name, holdout=self.holdout)
 
 
 def _unknown(_root: Path | None, part: Part) -> StreamedSplit:
-    raise AssertionError(part)  # open() puts the folder's own reader in place
+    raise AssertionError(part)  # located() puts the folder's own reader in place
 
 
 SOURCES = {

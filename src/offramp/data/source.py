@@ -142,8 +142,14 @@ class SourceSpec:
             raise DataError(
                 f"data set '{self.name}' lives in a folder of yours; name the one above it with --data-root"
             )
-        chosen = preprocessing or self.preprocessing
-        return Source(self, data_root, holdout or Holdout(), chosen, workers or Workers(), sift)
+        spec = self.located(data_root)
+        chosen = preprocessing or spec.preprocessing
+        return Source(spec, data_root, holdout or Holdout(), chosen, workers or Workers(), sift)
+
+    def located(self, data_root: Path | None) -> "SourceSpec":
+        """The same data set once its place is known, which may be what names its classes."""
+        del data_root
+        return self
 
 
 class Source:

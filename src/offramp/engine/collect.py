@@ -9,11 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp.data.preprocess import Preprocessing
+from offramp.data.source import Samples
 from offramp.decide.answers import AnswerRule, answers
 from offramp.decide.budget import Flags, Scores
 from offramp.runtimes import Runtime
 
 S = TypeVar("S")
+
+BATCH = 128
+"""Samples per step where all go through all exits."""
 
 
 @torch.inference_mode()
@@ -58,9 +62,36 @@ def collect(
 ) -> Tensor:
     """All of :func:`collect_batches` in one tensor (K, N, C).
 
-    For 50,000 images, 5 exits and 1,000 classes that is 1 GB; :func:`scores` of each batch keeps what calibration needs.
+    For 50,000 images, 5 exits and 1,000 classes that is 1 GB; :func:`collect_scores` keeps what calibration needs.
     """
     return torch.cat(list(collect_batches(runtime, batches, preprocessing, device=device, report=report)), dim=1)
+
+
+def collect_scores(
+    runtime: Runtime[S],
+    samples: Samples,
+    preprocessing: Preprocessing,
+    rule: AnswerRule,
+    *,
+    device: torch.device,
+    report: Callable[[int], None] | None = None,
+) -> tuple[Scores, Flags]:
+    """:func:`scores` of all samples, each (K, N), batch by batch: the logits of ImageNet's hold-out would be gigabytes.
+
+    Args:
+        runtime: any runtime, on ``device``.
+        samples: with their labels.
+        preprocessing: of the model.
+        rule: what would be answered.
+        device: where batches are normalised and run.
+        report: told how many are done after each batch.
+    """
+    parts, done = [], 0
+    for logits in collect_batches(runtime, samples.batches(BATCH), preprocessing, device=device, report=report):
+        parts.append(scores(rule, logits, samples.labels[done : done + logits.shape[1]]))
+        done += logits.shape[1]
+    confidence, correct = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return confidence, correct
 
 
 def scores(rule: AnswerRule, logits: Tensor, labels: NDArray[np.int64]) -> tuple[Scores, Flags]:

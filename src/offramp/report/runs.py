@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from offramp.classifier.folder import MODEL as MODEL_FILE
+from offramp.classifier.run_folder import ENVIRONMENT, LOCK, METRICS, MODEL, RECIPE
 from offramp.errors import ArtifactError
 from offramp.report.tables import Table
 
 State = Literal["running", "finished", "stopped", "unknown"]
 
-RECIPE, ENVIRONMENT, METRICS, MODEL, LOCK = (
-    "recipe.json", "environment.json", "metrics.jsonl", "model/model.json", ".lock",
-)  # fmt: skip
 _NONE = "–"
 
 
@@ -87,7 +86,8 @@ def read_run(folder: Path) -> RunRecord:
     """
     recipe = _object(folder / RECIPE)
     environment = _object(folder / ENVIRONMENT) if (folder / ENVIRONMENT).exists() else {}
-    model = _object(folder / MODEL) if (folder / MODEL).exists() else None
+    described = folder / MODEL / MODEL_FILE
+    model = _object(described) if described.exists() else None
     data = str(environment.get("data") or _trained_on(model) or recipe.get("source") or "")
     epochs = _epochs(folder / METRICS) if (folder / METRICS).exists() else ()
     return RunRecord(folder, _state(folder, model is not None), recipe, environment, data, epochs)
@@ -164,7 +164,7 @@ def _state(folder: Path, finished: bool) -> State:
     if not (folder / LOCK).exists():
         return ended
     try:
-        with FileLock(folder / LOCK, timeout=0):  # for a moment, in which a run that starts right now would be refused
+        with FileLock(folder / LOCK, timeout=0):  # for a moment; a run that starts just then waits longer
             return ended
     except Timeout:
         return "running"

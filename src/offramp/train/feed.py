@@ -142,8 +142,9 @@ def open_feed(
 
 def resident(samples: Samples) -> Samples:
     """Decoded in memory where they fit."""
-    fits = isinstance(samples, StreamedSplit) and samples.decoded_bytes <= RESIDENT_BYTES
-    return samples.decoded() if fits and isinstance(samples, StreamedSplit) else samples
+    if isinstance(samples, StreamedSplit) and samples.decoded_bytes <= RESIDENT_BYTES:
+        return samples.decoded()
+    return samples
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:

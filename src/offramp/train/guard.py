@@ -9,9 +9,9 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
+from offramp.classifier.run_folder import LOCK
 from offramp.errors import ArtifactError
 
-LOCK = ".lock"
 _PATIENCE_S = 1.0
 """A listing of runs holds locks for a moment, to see whether they are held."""
 

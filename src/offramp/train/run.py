@@ -3,68 +3,32 @@
 import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from offramp.catalog import lookup
 from offramp.classifier import Classifier, load
-from offramp.data.detect import named_source
-from offramp.data.preprocess import Preprocessing
-from offramp.data.source import Samples, Source, SourceSpec
-from offramp.engine.collect import collect_batches
-from offramp.errors import ArtifactError, ConfigError
+from offramp.classifier.folder import MODEL as MODEL_FILE
+from offramp.classifier.run_folder import CHECKPOINTS, ENVIRONMENT, EVENTS, IN_RUN, METRICS, MODEL, RECIPE
+from offramp.data.source import Samples, Source
+from offramp.decide.answers import ThisExit
+from offramp.engine.collect import collect_scores
+from offramp.errors import ArtifactError
 from offramp.files import remove_unfinished, write_json, write_text
 from offramp.measure.machine import describe_machine, describe_packages
-from offramp.nets.base import MultiExitNet, NetConfig
+from offramp.nets.base import MultiExitNet
 from offramp.train.checkpoint import Checkpoints
 from offramp.train.events import Events
 from offramp.train.feed import resident
-from offramp.train.groups import fresh_exits
-from offramp.train.guard import LOCK, StopSignals, run_lock
+from offramp.train.guard import StopSignals, run_lock
 from offramp.train.loop import Keeper, Progress, fit
 from offramp.train.recipe import Recipe
-from offramp.train.trainer import Trainer, build_seeded
-
-CHECKPOINTS, METRICS, RECIPE, ENVIRONMENT, EVENTS, MODEL = (
-    "checkpoints", "metrics.jsonl", "recipe.json", "environment.json", "events", "model",
-)  # fmt: skip
-IN_RUN = (CHECKPOINTS, METRICS, RECIPE, ENVIRONMENT, EVENTS, MODEL, LOCK)
-"""All there is in a run folder."""
+from offramp.train.start import build_net
+from offramp.train.trainer import Trainer
 
 Report = Callable[[Progress, tuple[float, ...] | None], None]
-
-
-def source_of(recipe: Recipe, data: str | None, init: Classifier | None) -> tuple[SourceSpec, Preprocessing]:
-    """The data set of a run, and what its images go through.
-
-    Args:
-        recipe: names a data set, and a size and interpolation that may differ from it.
-        data: catalog name or folder, instead of the recipe's.
-        init: model trained further; its preprocessing holds.
-
-    Raises:
-        ConfigError: no data set is named.
-    """
-    check_start(recipe, init)
-    base = None if init is None else init.preprocessing
-    if base is None and recipe.source:
-        own: SourceSpec = lookup("data set", recipe.source, "data", "SOURCES")
-        base = own.preprocessing
-    name = data or recipe.source
-    if not name:
-        raise ConfigError("this recipe is for images of yours; name their folder, or a data set, with --data")
-    spec = named_source(name, base)
-    return spec, _fitted(spec.preprocessing if init is None or base is None else base, recipe)
-
-
-def _fitted(base: Preprocessing, recipe: Recipe) -> Preprocessing:
-    size = recipe.image_size or base.image_size
-    resize = round(base.resize * size / base.image_size)
-    interpolation = base.interpolation if recipe.interpolation == "keep" else recipe.interpolation
-    return replace(base, image_size=size, resize=resize, interpolation=interpolation)
 
 
 def check_run_folder(out: Path, resume: bool) -> None:
@@ -75,7 +39,7 @@ def check_run_folder(out: Path, resume: bool) -> None:
     """
     try:
         saved = Checkpoints(out / CHECKPOINTS).exists
-        begun, finished = (out / RECIPE).exists(), (out / MODEL / "model.json").exists()
+        begun, finished = (out / RECIPE).exists(), (out / MODEL / MODEL_FILE).exists()
         foreign = [] if begun or not out.is_dir() else sorted({path.name for path in out.iterdir()} - set(IN_RUN))
     except OSError as error:
         raise ArtifactError(f"{out}: cannot be read ({error.strerror}); check its permissions") from None
@@ -125,35 +89,27 @@ class Run:
             check_run_folder(self.out, resume)  # again: another run may have been at work until now
             for folder in (self.out, self.out / CHECKPOINTS, self.out / MODEL):
                 remove_unfinished(folder)
-            checkpoints = Checkpoints(self.out / CHECKPOINTS)
-            net = build_net(self.recipe, self.source, self.init)
-            trainer = Trainer(
-                net, self.recipe, self.source.split("train"), self.source.preprocessing, self.device, self.source.workers
-            )  # fmt: skip
-            if not checkpoints.exists:
+            trainer = self._trainer()
+            checkpoints, belongs = Checkpoints(self.out / CHECKPOINTS), self._belongs()
+            lines: list[dict[str, Any]] = []
+            if checkpoints.exists:
+                lines = self._resumed(trainer, checkpoints, belongs, remark)
+            else:
                 write_json(self.out / RECIPE, self.recipe.to_json())
                 if resume:
                     remark("the run did not come to its first checkpoint; it begins anew")
-            belongs, held_out = self._belongs(), resident(self.source.split("calibrate"))
-            lines = self._resumed(trainer, checkpoints, belongs, remark) if checkpoints.exists else []
-            machine = describe_machine(self.device) | {"packages": describe_packages()}
-            write_json(self.out / ENVIRONMENT, {"data": self.source.name, **machine})
+            self._write_environment()
             self._write_metrics(lines)
+            keeper = Keeper(trainer, checkpoints, lambda: {**belongs, "metrics": lines}, self.checkpoint_every_s)
             with Events.open(self.out / EVENTS, trainer.step) as events:
-                keeper = Keeper(trainer, checkpoints, lambda: {**belongs, "metrics": lines}, self.checkpoint_every_s)
-
-                def tell(progress: Progress) -> None:
-                    accuracy = self._accuracy(progress.net, held_out) if progress.ends_epoch else None
-                    if accuracy is not None:
-                        lines.append(_line(progress, accuracy))
-                        self._write_metrics(lines)
-                        events.write(lines[-1])
-                    if report is not None:
-                        report(progress, accuracy)
-
+                tell = self._teller(lines, events, report)
                 with StopSignals() as signals:
                     net = fit(trainer, keeper, tell, signals)
             return self._finish(net, trainer.seconds)
+
+    def _trainer(self) -> Trainer:
+        net, source = build_net(self.recipe, self.source, self.init), self.source
+        return Trainer(net, self.recipe, source.split("train"), source.preprocessing, self.device, source.workers)
 
     def _resumed(
         self, trainer: Trainer, checkpoints: Checkpoints, ours: dict[str, Any], remark: Callable[[str], None]
@@ -183,15 +139,29 @@ class Run:
             "init": None if self.init is None else self.init.identity,
         }  # fmt: skip
 
+    def _teller(self, lines: list[dict[str, Any]], events: Events, report: Report | None) -> Callable[[Progress], None]:
+        """Looks at the hold-out at the end of each epoch, writes it down, and hands progress on."""
+        held_out = resident(self.source.split("calibrate"))
+
+        def tell(progress: Progress) -> None:
+            accuracy = self._accuracy(progress.net, held_out) if progress.ends_epoch else None
+            if accuracy is not None:
+                lines.append(_line(progress, accuracy))
+                self._write_metrics(lines)
+                events.write(lines[-1])
+            if report is not None:
+                report(progress, accuracy)
+
+        return tell
+
     def _accuracy(self, net: MultiExitNet, held_out: Samples) -> tuple[float, ...]:
-        """Top-1 of each exit, (K,), batch by batch: all logits of ImageNet's hold-out would be gigabytes."""
-        right, done = torch.zeros(net.num_exits), 0
-        batches = held_out.batches(128)
-        for logits in collect_batches(net.eval(), batches, self.source.preprocessing, device=self.device):
-            labels = torch.from_numpy(held_out.labels[done : done + logits.shape[1]])
-            right += (logits.argmax(2) == labels).sum(1)
-            done += len(labels)
-        return tuple((right.double() / done).tolist())
+        """Top-1 of each exit, (K,)."""
+        _, correct = collect_scores(net.eval(), held_out, self.source.preprocessing, ThisExit(), device=self.device)
+        return tuple(correct.mean(axis=1).tolist())
+
+    def _write_environment(self) -> None:
+        machine = describe_machine(self.device) | {"packages": describe_packages()}
+        write_json(self.out / ENVIRONMENT, {"data": self.source.name, **machine})
 
     def _write_metrics(self, lines: list[dict[str, Any]]) -> None:
         write_text(self.out / METRICS, "".join(json.dumps(line) + "\n" for line in lines))
@@ -228,46 +198,6 @@ def reproducible(device: torch.device) -> Iterator[None]:
         return
     with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
         yield
-
-
-def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiExitNet:
-    """The network of a run, fitted to the classes and images of the data set; from ``init`` with new last layers.
-
-    Raises:
-        ConfigError: see :func:`check_start`; or images of other channels than the model's.
-    """
-    check_start(recipe, init)
-    net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
-    if init is not None:
-        fresh_exits(net, init.net, keep_answers=init.classes == source.classes)
-    return net
-
-
-def check_start(recipe: Recipe, init: Classifier | None) -> None:
-    """Refuse a recipe that does not say what to begin with, or says it twice.
-
-    Raises:
-        ConfigError: neither a variant nor a model, or both, or random weights that are to be kept.
-    """
-    if init is None and not recipe.variant:
-        raise ConfigError("this recipe trains a model further; name it with --init, such as --init cifar10")
-    if init is not None and recipe.variant:
-        raise ConfigError(
-            f"the recipe builds '{recipe.variant}' and --init brings a network of its own; take the recipe finetune"
-        )
-    if init is None and recipe.freeze != "none":
-        raise ConfigError(
-            f"freeze={recipe.freeze}: would keep random weights; name a model with --init, or leave it out"
-        )
-
-
-def net_config(recipe: Recipe, source: Source, init: Classifier | None = None) -> NetConfig:
-    """The recipe's variant, or the model's network, fitted to the classes and images of the data set."""
-    base: NetConfig = init.net.config if init else lookup("network", recipe.variant, "nets", "VARIANTS")
-    preprocessing = source.preprocessing
-    return base.replace(
-        num_classes=len(source.classes), image_channels=preprocessing.channels, image_size=preprocessing.image_size
-    )
 
 
 def _line(progress: Progress, accuracy: tuple[float, ...]) -> dict[str, Any]:
