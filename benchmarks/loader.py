@@ -88,7 +88,7 @@ def folder_rates(data_root: Path, place: Path) -> Iterator[tuple[str, ...]]:
     """Images per second for each kind of folder and preparation."""
     imagenet = lookup("data set", "imagenet", "data", "SOURCES").preprocessing
     small = SOURCES["cifar10"].preprocessing
-    photos = find_source(data_root / "photos", imagenet).open(holdout=Holdout(size=8)).split("train")
+    photos = find_source(data_root / "photos", imagenet).read(None, "train")
     assert isinstance(photos, StreamedSplit)
     write(photos, place / "photos", None)
     write(photos, place / "small", 32)

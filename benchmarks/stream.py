@@ -54,7 +54,7 @@ def main() -> None:
 def write(data_root: Path, place: Path, count: int) -> None:
     """``count`` JPEG files in class folders: the photographs over and over."""
     imagenet = lookup("data set", "imagenet", "data", "SOURCES").preprocessing
-    photos = find_source(data_root / "photos", imagenet).open(holdout=Holdout(size=8)).split("train")
+    photos = find_source(data_root / "photos", imagenet).read(None, "train")
     assert isinstance(photos, StreamedSplit)
     contents = [photos.encoded.data(row) for row in range(len(photos))]
     for number in range(count):
