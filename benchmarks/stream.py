@@ -45,9 +45,8 @@ def main() -> None:
         rows.append((f"{count:,}", f"{count / seconds:,.0f}", *(f"{value:,.0f}" for value in cells)))
         raw[str(count)] = megabytes
     columns = ("files", "images/s", "largest, MB", "mean of the first half, MB", "mean of the second half, MB")
-    text = header(f"Streaming a folder, {WORKERS} workers, batch {BATCH}", 1).replace(
-        "interleaved rounds, median [p10 … p90]", "run"
-    )
+    text = header(f"Streaming a folder, {WORKERS} workers, batch {BATCH}", 1)
+    text = text.replace("interleaved rounds, median [p10 … p90], process CPU time", "run, wall time")
     keep("stream", text + "\n" + markdown(Table(columns, tuple(rows))), raw)
 
 
