@@ -5,23 +5,23 @@ export OMP_NUM_THREADS ?= 2
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := data,vision,track,dev
+EXTRAS := data,vision,track,onnx,openvino,dev
 
-.PHONY: setup test test-all demo bench lint types imports pytest clean
+.PHONY: setup test test-all demo bench verify lint types imports pytest clean
 
 setup: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml runtime/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q uv
-	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install -q --python $(BIN)/python -e '.[$(EXTRAS)]' -c constraints.txt
+	UV_FIND_LINKS="$(PIP_FIND_LINKS)" $(BIN)/uv pip install -q --python $(BIN)/python -e ./runtime -e '.[$(EXTRAS)]' -c constraints.txt
 	touch $@
 
 test: lint types imports pytest
 
 lint: setup
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src runtime/src tests benchmarks
+	$(BIN)/ruff format --check src runtime/src tests benchmarks
 
 types: setup
 	$(BIN)/mypy
@@ -40,10 +40,19 @@ demo: setup
 
 DATA_ROOT ?= ../shared/data
 
+# What figures.py promises and more, on whatever machine this is; about an hour, the compiled runtime most of it.
 bench: setup
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/batches.py --data-root $(DATA_ROOT)
+	$(BIN)/python benchmarks/deadlines.py --data-root $(DATA_ROOT) --work runs/deadlines
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/cifar10.py --data-root $(DATA_ROOT)
+
+# Every network of the catalog in every runtime and precision; goes on where an earlier run stopped.
+verify: setup
+	$(BIN)/python benchmarks/verify.py --data-root $(DATA_ROOT)
 
 clean:
 	rm -rf .venv dist build runs/demo

@@ -10,9 +10,9 @@ import numpy as np
 import offramp
 from common import header, interleaved, keep, markdown, spread
 from offramp.catalog import lookup
-from offramp.decide.plan import ExitPlan
 from offramp.report.evaluation import spread_budgets
 from offramp.report.tables import Table
+from offramp_runtime.plan import ExitPlan
 
 ROUNDS = 7
 IMAGES = 2048

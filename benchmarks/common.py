@@ -15,15 +15,19 @@ from offramp.report.tables import Table
 RESULTS = Path(__file__).parent / "results"
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3) -> dict[str, list[float]]:
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, pause_s: float = 0
+) -> dict[str, list[float]]:
     """Milliseconds of each variant, all of them once per round, so that a noisy moment hits all alike.
 
-    With one thread process CPU time is taken, which preemption does not change; with more, wall time.
+    With one thread process CPU time is taken, which preemption does not change; with more, wall time. ``pause_s`` before each
+    lets the threads of the one before fall asleep.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warmup + rounds):
         for name, run in variants.items():
+            time.sleep(pause_s)
             began = clock()
             run()
             if turn >= warmup:
@@ -46,9 +50,10 @@ def header(title: str, rounds: int) -> str:
 
 
 def markdown(table: Table) -> str:
-    """As a Markdown table."""
-    lines = [table.columns, tuple("---:" for _ in table.columns), *table.rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    """As a Markdown table, its columns aligned in the source too."""
+    widths = [max(3, *map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+    lines = [table.columns, tuple("-" * (width - 1) + ":" for width in widths), *table.rows]
+    return "\n".join(f"| {' | '.join(map(str.rjust, line, widths))} |" for line in lines) + "\n"
 
 
 def keep(name: str, text: str, values: object | None = None) -> None:

@@ -59,7 +59,9 @@ class Machine:
 
 def pack(origin: Path, out: Path, limit_mib: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(GPU / "pack.py"), "cifar10", "--data-root", str(origin), "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(GPU.parent.parent / "src")}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(str(GPU.parent.parent / part) for part in ("src", "runtime/src"))
+    }
     return subprocess.run(
         [*command, "--limit-mib", str(limit_mib)], capture_output=True, text=True, env=environment, check=False
     )

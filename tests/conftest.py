@@ -1,6 +1,7 @@
 """What every test file may use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,38 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("offramp")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What models are loaded with unless a test says otherwise, and a cache that nobody else has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFRAMP_RUNTIME", "eager")
+        patch.setenv("OFFRAMP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny classifier exported for ONNX Runtime; not to be changed."""
+    return _exported("onnx", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def torch_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny classifier as programs of torch.export; not to be changed."""
+    return _exported("torch-export", tmp_path_factory)
+
+
+def _exported(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from offramp.export.bundle import export
+    from tiny import make_classifier
+
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+    out = tmp_path_factory.mktemp(kind) / "bundle"
+    export(make_classifier(), kind, out)
+    return out
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from offramp.costs import Costs
-from offramp.decide.budget import Flags, Outcome, Scores, exit_indices, exit_shares, simulate, solve_thresholds
 from offramp.errors import BudgetError
+from offramp_runtime.budget import Flags, Outcome, Scores, exit_indices, exit_shares, simulate, solve_thresholds
+from offramp_runtime.costs import Costs
 
 
 @dataclass(frozen=True)

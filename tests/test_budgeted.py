@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from offramp.decide.answers import Answer, AnswerRule, Memo, RunningEnsemble, ThisExit
-from offramp.decide.budget import Scores, solve_thresholds
-from offramp.decide.policies import ExitPolicy, Threshold
+from offramp.decide.policies import ExitPolicy
 from offramp.engine.budgeted import run_budgeted
 from offramp.engine.collect import scores
+from offramp.errors import ConfigError
 from offramp.measure.macs import staged_macs
+from offramp_runtime.budget import Scores, solve_thresholds
+from offramp_runtime.policies import Threshold
+from scripted import Numbered, Script, samples, write_script
 from tiny import Clockwork, make_net
 
 NET = make_net()
@@ -139,29 +142,16 @@ def test_the_images_of_these_tests_leave_at_every_exit() -> None:
 # ---- who is where, checked on a runtime whose samples are numbers
 
 
-@dataclass(frozen=True)
-class Numbered:
-    """Remembers which samples it was asked about and how often, and notices when memo and batch have come apart."""
+class Sized(Clockwork):
+    """Keeps the batch size of every step."""
 
-    def answer(self, k: int, logits: Tensor, memo: Memo) -> tuple[Answer, Memo]:
-        numbers = logits[:, 0]
-        times = torch.zeros_like(numbers)
-        if memo:
-            assert torch.equal(memo[0], numbers)
-            times = memo[1] + 1
-        assert (times == k).all()
-        return Answer(logits), (numbers, times)
+    def __init__(self, num_exits: int) -> None:
+        super().__init__([1.0] * num_exits)
+        self.sizes: list[int] = []
 
-
-@dataclass(frozen=True)
-class Script:
-    """Sample n leaves at exit k where ``leaves[k][n]``; there is no row for the last exit."""
-
-    leaves: Tensor
-
-    def stop(self, k: int, answer: Answer, memo: Memo) -> Tensor:
-        del answer
-        return self.leaves[k, memo[0].long()]
+    def step(self, k: int, state: Tensor) -> tuple[Tensor, Tensor]:
+        self.sizes.append(len(state))
+        return super().step(k, state)
 
 
 @settings(max_examples=100)
@@ -169,16 +159,72 @@ class Script:
 def test_whoever_leaves_wherever_answers_stay_with_their_images(
     seed: int, num_exits: int, count: int, often: float
 ) -> None:
-    leaves = np.random.default_rng(seed).random((num_exits - 1, count)) < often
-    runtime = Clockwork([1.0] * num_exits)
-    logits, exits = run_budgeted(
-        runtime, torch.arange(count, dtype=torch.float32), Script(torch.from_numpy(leaves)), Numbered()
-    )
-    decided = np.vstack([leaves, np.ones((1, count), bool)]).argmax(0)
-    assert exits.tolist() == decided.tolist()
+    script, runtime = write_script(seed, num_exits, count, often), Clockwork([1.0] * num_exits)
+    logits, exits = run_budgeted(runtime, samples(count), script, Numbered())
+    assert exits.tolist() == script.exits.tolist()
     assert logits[:, 0].tolist() == list(range(count))
-    assert logits[:, 1].tolist() == decided.tolist()
-    assert runtime.ran == list(range(max(decided, default=0) + 1))
+    assert logits[:, 1].tolist() == script.exits.tolist()
+    assert runtime.ran == list(range(max(script.exits, default=0) + 1))
+
+
+@settings(max_examples=100)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_exits=st.integers(1, 5),
+    count=st.integers(0, 12),
+    often=st.floats(0, 1),
+    sizes=st.sampled_from([(), (12,), (1, 2, 4, 8, 16), (3, 5, 12)]),
+    decisions=st.lists(st.booleans(), min_size=5, max_size=5),
+)
+def test_whatever_is_decided_about_regrouping_the_answers_are_the_same(
+    seed: int, num_exits: int, count: int, often: float, sizes: tuple[int, ...], decisions: list[bool]
+) -> None:
+    script, runtime = write_script(seed, num_exits, count, often), Sized(num_exits)
+    asked: list[tuple[int, int, int]] = []
+
+    def regroup(k: int, left: int, size: int) -> bool:
+        asked.append((k, left, size))
+        return decisions[k]
+
+    logits, exits = run_budgeted(runtime, samples(count), script, Numbered(), regroup=regroup, sizes=sizes)
+    assert exits.tolist() == script.exits.tolist()
+    assert logits[:, 0].tolist() == list(range(count))
+    assert logits[:, 1].tolist() == script.exits.tolist()
+    assert not sizes or not count or set(runtime.sizes) <= set(sizes)
+    for k, left, size in asked:
+        assert left < size == runtime.sizes[k - 1]
+        assert runtime.sizes[k] == (left if decisions[k] else size)
+
+
+def test_a_batch_that_is_never_regrouped_goes_through_whole_until_nobody_is_left() -> None:
+    script, runtime = Script(torch.tensor([[True, False, False], [True, True, True], [True, True, True]])), Sized(4)
+    run_budgeted(runtime, samples(3), script, Numbered(), regroup=lambda k, count, size: False)
+    assert runtime.sizes == [3, 3]
+
+
+def test_more_images_than_the_largest_fixed_size_are_refused() -> None:
+    with pytest.raises(ConfigError, match="5 images at once: the runtime's fixed sizes end at 4; give smaller batches"):
+        run_budgeted(Clockwork([1.0]), samples(5), AtExit(0), sizes=(2, 4))
+
+
+def test_the_host_looks_at_the_device_once_per_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def watch(name: str) -> None:
+        original = getattr(Tensor, name)
+
+        def look(*given: Any) -> Any:
+            looks.append(name)
+            return original(*given)
+
+        monkeypatch.setattr(Tensor, name, look)
+
+    for name in ("cpu", "nonzero", "item", "tolist", "__bool__", "__index__"):
+        watch(name)
+    images, policy = random_images(16, 3), solved(ThisExit(), 0.5).policy
+    looks.clear()
+    run_budgeted(NET, images, policy)
+    assert looks == ["cpu"] * (NET.num_exits - 1)
 
 
 @given(order=st.permutations(range(12)))

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from offramp.costs import Costs
-from offramp.decide.budget import simulate, solve_thresholds
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, BudgetError
+from offramp_runtime.budget import simulate, solve_thresholds
+from offramp_runtime.costs import Costs
 
 RANDOM = np.random.default_rng(0)
 CALIBRATION = Calibration(

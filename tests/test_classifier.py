@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from offramp.classifier import Classifier, Predictions, load
 from offramp.data.holdout import Holdout
 from offramp.data.preprocess import Preprocessing, open_image
-from offramp.decide.plan import ExitPlan
+from offramp.decide.answers import RunningEnsemble
 from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError
+from offramp.measure.energy import Rapl
 from offramp.measure.latency import StageTimes
 from offramp.measure.macs import count_macs, direct_macs, staged_macs
+from offramp_runtime.plan import ExitPlan
 from tiny import (
     CLASSES,
     HALVES,
@@ -95,7 +97,10 @@ def test_a_budget_can_be_a_number_or_text_with_a_unit() -> None:
 def test_a_budget_in_milliseconds_is_solved_from_measured_times(clocked: Classifier) -> None:
     plan = clocked.plan("0.05ms", batch=20)
     assert (plan.budget, plan.costs.unit) == (0.05, "ms")
-    assert plan.costs.at_exit == pytest.approx((1 / 20, 3 / 20, 100003 / 20))
+    # Whom nobody joins pays for a stage alone.
+    assert plan.costs.at_exit == pytest.approx((1 / 20, 1 / 20 + 2, 1 / 20 + 100002))
+    assert plan.expected.mean_cost == pytest.approx(1 / 20)
+    assert clocked.plan("6s", batch=20).costs.at_exit == pytest.approx((1 / 20, 3 / 20, 100003 / 20))
     assert set(clocked.predict(PIXELS, budget="0.05ms").exit_index.tolist()) == {0}
     assert set(clocked.predict(PIXELS, budget="6s").exit_index.tolist()) == {2}
 
@@ -107,11 +112,49 @@ def test_a_plan_in_milliseconds_belongs_to_the_machine_they_were_measured_on(clo
         clocked.predict(PIXELS, plan=replace(plan, machine="cafe" * 4))
 
 
-@pytest.mark.parametrize(("batch", "measured"), [(None, 256), (20, 20), (1000, 256)])
-def test_milliseconds_are_measured_at_the_batch_size_that_will_run(
+@pytest.mark.parametrize(("batch", "measured"), [(None, 256), (20, 20), (1000, 250)])
+def test_milliseconds_are_those_of_the_batches_that_will_run(
     clocked: Classifier, batch: int | None, measured: int
 ) -> None:
     assert clocked.plan("10s", batch).costs.at_exit[0] == pytest.approx(1 / measured)
+
+
+def test_a_budget_in_milliseconds_pays_for_batches_that_shrink(clocked: Classifier) -> None:
+    # A stage takes as long for one image as for many: each that goes on alone pays all of it.
+    plan = clocked.plan("0.1ms", batch=20)
+    inside = 1 - plan.expected.shares[0]
+    assert plan.expected.mean_cost == pytest.approx(1 / 20 + (2 / 20 if inside > 1 / 20 else 2 * inside))
+    assert plan.expected.mean_cost <= 0.1
+
+
+def test_batches_are_regrouped_where_a_measured_table_says_that_it_pays(clocked: Classifier) -> None:
+    assert clocked.measuring.regroup(20)(1, 19, 20)  # nothing is known yet
+    clocked.plan("0.05ms", batch=20)
+    assert not clocked.measuring.regroup(20)(1, 1, 20)  # a stage takes as long for one as for twenty
+
+
+def test_joules_that_cannot_be_measured_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rapl.__init__, "__defaults__", (tmp_path,))
+    with pytest.raises(BudgetError, match=r"joules cannot be measured here.*give the budget in MMAC or ms"):
+        CLASSIFIER.predict(PIXELS, budget="5mJ")
+
+
+def test_a_budget_in_joules_is_solved_from_measured_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = 0.0
+
+    class Rising:
+        def joules(self) -> float:
+            nonlocal drawn
+            drawn += 0.001
+            return drawn
+
+    monkeypatch.setattr("offramp.classifier.tables.open_meter", lambda device: Rising())
+    monkeypatch.setattr("offramp.measure.energy._RUN_S", 0.0)
+    classifier = make_classifier()
+    plan = classifier.plan("1J", batch=2)
+    assert (plan.costs.unit, plan.machine) == ("J", classifier.running.machine)
+    assert plan.costs.at_exit == pytest.approx((0.0005, 0.001, 0.0015))
+    assert classifier.joules(2) is classifier.joules(2)
 
 
 def test_a_deadline_is_answered_at_the_deepest_exit_that_fits(clocked: Classifier) -> None:
@@ -136,11 +179,21 @@ def test_stages_are_measured_once_per_number_of_images(monkeypatch: pytest.Monke
         measured.append(len(pixels()))
         return stage_times(1, 1, 1)
 
-    monkeypatch.setattr("offramp.classifier.classifier.time_stages", measure)
+    monkeypatch.setattr("offramp.classifier.measuring.time_stages", measure)
     classifier = make_classifier(calibrated=False)
     for count in (2, 2, 3, 2):
-        classifier.predict(PIXELS[:count], deadline_ms=1e6)
+        classifier.times(count)
     assert measured == [2, 3]
+
+
+def test_the_anytime_predictor_answers_as_the_classifier_does() -> None:
+    predictor = make_classifier().anytime()
+    same(predictor.predict(PIXELS[:1], 60_000), CLASSIFIER.predict(PIXELS[:1], exit=2))
+
+
+def test_the_anytime_predictor_takes_another_rule_and_confidence(clocked: Classifier) -> None:
+    predictor = clocked.anytime("running-ensemble", 0.9)
+    assert (predictor.rule, predictor.confidence) == (RunningEnsemble(), 0.9)
 
 
 def test_real_stages_can_be_measured() -> None:
@@ -154,6 +207,31 @@ def test_a_plan_gives_what_its_budget_gives(tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     for given in (plan, tmp_path / "plan.json", str(tmp_path / "plan.json")):
         same(CLASSIFIER.predict(PIXELS, plan=given), expected)
+
+
+@pytest.mark.parametrize("asked", [{}, {"exit": 1}, {"budget": middle()}, {"budget": middle(0.2)}], ids=str)
+def test_a_stream_of_batches_is_answered_as_all_images_at_once(asked: dict[str, Any]) -> None:
+    classifier = make_classifier()
+    classifier.stream_batch_size = 6
+    parts = list(classifier.predict_stream((PIXELS[first : first + 8] for first in range(0, 20, 8)), **asked))
+    same(Predictions.join(parts), CLASSIFIER.predict(PIXELS, **asked))
+
+
+def test_samples_can_be_streamed_by_a_stored_plan(tmp_path: Path) -> None:
+    CLASSIFIER.plan(middle()).save(tmp_path / "plan.json")
+    parts = list(CLASSIFIER.predict_stream(unlabelled(PIXELS), plan=tmp_path / "plan.json"))
+    same(Predictions.join(parts), CLASSIFIER.predict(PIXELS, budget=middle()))
+
+
+def test_a_stream_is_refused_before_anything_is_read() -> None:
+    def unread() -> Iterator[NDArray[np.uint8]]:
+        raise AssertionError
+        yield PIXELS
+
+    with pytest.raises(ConfigError, match="budget and exit together: give one of budget, exit, plan"):
+        CLASSIFIER.predict_stream(unread(), budget=1e6, exit=0)
+    with pytest.raises(BudgetError, match="below exit 0"):
+        CLASSIFIER.predict_stream(unread(), budget=1)
 
 
 def test_streaming_yields_a_better_answer_at_each_exit() -> None:
@@ -312,7 +390,7 @@ def test_predictions_have_the_promised_types_and_agree_with_themselves(asked: di
 
 
 def test_probabilities_of_huge_logits_do_not_overflow() -> None:
-    found = Predictions.at(torch.tensor([[1e30, 0.0], [-1e30, 0.0]]), torch.tensor([0, 1]))
+    found = Predictions.at(np.array([[1e30, 0.0], [-1e30, 0.0]], np.float32), np.array([0, 1]))
     assert found.probabilities.tolist() == [[1, 0], [0, 1]]
 
 

@@ -24,9 +24,9 @@ from offramp.classifier.folder import CALIBRATION, save
 from offramp.cli.demo import _is_demo
 from offramp.cli.device import pick_device
 from offramp.cli.main import COMMANDS, GROUPS
-from offramp.costs import parse_budget
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
+from offramp_runtime.costs import parse_budget
 from pictures import write_classes
 from tiny import CLASSES, CONFIG, PREPROCESSING, install, make_classifier, make_net, offramp, write_images
 
@@ -122,7 +122,7 @@ def test_calibrating_again_gives_the_calibration_training_gave(run: Path, tmp_pa
     (copy / CALIBRATION).unlink()
     assert offramp("calibrate", copy) == 0
     said = capsys.readouterr()
-    assert f"calibrated {copy} on 32 held-out images of halves" in said.out
+    assert f"calibrated {copy} in fp32 on 32 held-out images of halves" in said.out
     assert said.err == ""
     found, expected = load(copy).calibration, load(run).calibration
     assert found is not None
@@ -459,7 +459,7 @@ def test_an_interruption_ends_with_a_line_and_130(capsys: Capture, monkeypatch: 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("offramp.classifier.load", interrupt)
+    monkeypatch.setattr("offramp.cli.running.find", interrupt)
     assert offramp("plan", "model", "--budget", "1MMAC", "--out", "plan.json") == 130
     assert capsys.readouterr().err.splitlines()[-1] == "offramp: interrupted"
 
@@ -486,7 +486,7 @@ def test_errors_nobody_raised_on_purpose_keep_their_traceback(monkeypatch: pytes
     def fail(_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("offramp.classifier.load", fail)
+    monkeypatch.setattr("offramp.cli.running.find", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         offramp("plan", "model", "--budget", "1MMAC", "--out", "plan.json")
 

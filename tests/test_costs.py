@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offramp.costs import UNITS, Costs, parse_budget
 from offramp.errors import BudgetError, ConfigError
+from offramp_runtime.costs import UNITS, Costs, parse_budget
 
 
 @pytest.mark.parametrize("at_exit", [(), (0.0,), (-1.0, 2.0), (math.nan,), (1.0, math.inf)])
@@ -34,6 +34,11 @@ def test_times_are_written_in_milliseconds(value: float, text: str) -> None:
     assert Costs((1.0,), "ms").format(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(2.0, "2 J"), (0.0123, "12.3 mJ"), (4.5e-7, "0.45 uJ")])
+def test_joules_are_written_in_the_unit_a_person_would_choose(value: float, text: str) -> None:
+    assert Costs((1.0,), "J").format(value) == text
+
+
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
@@ -48,6 +53,9 @@ def test_times_are_written_in_milliseconds(value: float, text: str) -> None:
         ("2ms", (2.0, "ms")),
         ("0.5s", (500.0, "ms")),
         ("1500 us", (1.5, "ms")),
+        ("5mJ", (0.005, "J")),
+        ("0.2J", (0.2, "J")),
+        ("70 uj", (7e-5, "J")),
     ],
 )
 def test_a_budget_is_a_number_with_or_without_a_unit(budget: float | str, expected: tuple[float, str | None]) -> None:

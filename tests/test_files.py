@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pytest
 
 from offramp.errors import ArtifactError
-from offramp.files import check_format, read_json, write_atomic, write_json, write_text
+from offramp_runtime.files import check_format, read_json, write_atomic, write_json, write_text
 
 
 @pytest.fixture

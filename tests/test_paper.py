@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offramp.costs import Costs
-from offramp.decide.budget import Flags, Scores, simulate
 from offramp.decide.paper import SweepPoint, paper_shares, paper_sweep, paper_thresholds
+from offramp_runtime.budget import Flags, Scores, simulate
+from offramp_runtime.costs import Costs
 
 GOLDENS: dict[str, Any] = json.loads((Path(__file__).parent / "oracles" / "dynamic_eval.json").read_text())
 SWEEP, TIES, SHARES = GOLDENS["dynamic_eval"], GOLDENS["dynamic_eval_ties"], GOLDENS["exit_distribution"]

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from offramp.costs import Costs
-from offramp.decide.budget import Outcome
-from offramp.decide.plan import ExitPlan
-from offramp.decide.policies import Threshold
 from offramp.errors import ArtifactError
+from offramp_runtime.budget import Outcome
+from offramp_runtime.costs import Costs
+from offramp_runtime.plan import ExitPlan
+from offramp_runtime.policies import Threshold
 
 PLAN = ExitPlan(
     Threshold((math.inf, 0.7310585975646973, -math.inf)),

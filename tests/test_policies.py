@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.decide.answers import Answer
-from offramp.decide.policies import Threshold
+from offramp_runtime.policies import Threshold
 
 ANSWER = Answer(torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]))
 

@@ -1,20 +1,24 @@
 import json
 import math
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from PIL import Image
 
 from offramp.data.preprocess import Preprocessing, image_suffixes, open_image
-from offramp.errors import ConfigError, DataError
+from offramp.errors import ConfigError, DataError, MissingExtraError
 
 GREY = Preprocessing(8, (0.5,), (0.25,))
 RGB = Preprocessing(8, (0.25, 0.5, 0.75), (0.5, 0.25, 0.125))
+PER_MILLE = st.integers(1, 2000).map(lambda number: number / 1000)
 
 
 def noise(height: int, width: int) -> Image.Image:
@@ -266,3 +270,31 @@ def test_exif_that_cannot_be_read_turns_nothing(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     halves().save(path, exif=b"Exif\0\0no TIFF header here")
     assert (GREY.decode(path)[0, :, :, 0] == np.asarray(halves().convert("L"))).all()
+
+
+@hypothesis.given(
+    st.sampled_from([1, 3]).flatmap(lambda channels: st.tuples(*[st.tuples(*[PER_MILLE] * channels)] * 2)),
+    st.integers(0, 9),
+)
+def test_arrays_are_normalised_as_tensors_are(statistics: tuple[Any, Any], seed: int) -> None:
+    wanted = Preprocessing(4, *statistics)
+    pixels = np.random.default_rng(seed).integers(0, 256, (3, 4, 4, wanted.channels), np.uint8)
+    pixels[0].fill(255)
+    found = wanted.network_input(pixels)
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
+    np.testing.assert_array_max_ulp(found, wanted.normalize(torch.from_numpy(pixels)).numpy(), maxulp=1)
+
+
+def test_no_images_are_normalised_to_none() -> None:
+    assert RGB.network_input(RGB.decode([])).shape == (0, 3, 8, 8)
+
+
+def test_pictures_without_pillow_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.delitem(sys.modules, "offramp_runtime.pictures")
+    monkeypatch.delattr("offramp_runtime.pictures")
+    for ask in (GREY.decode, GREY.fit, GREY.ten_crops):
+        with pytest.raises(MissingExtraError, match=r"need PIL, .*a uint8 array .*offramp-runtime\[images\]"):
+            ask("image.png")
+    assert GREY.decode(np.zeros((1, 8, 8, 1), np.uint8)).shape == (1, 8, 8, 1)

@@ -6,14 +6,16 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from offramp.classifier import Classifier
+from offramp.classifier import Classifier, Predictions
+from offramp.data.preprocess import Images
 from offramp.decide.accuracy import exit_accuracy
-from offramp.decide.budget import Outcome
 from offramp.decide.paper import paper_sweep
+from offramp.engine.anytime import AnytimePredictor
 from offramp.errors import BudgetError, DataError
 from offramp.report.evaluation import (
     BudgetReport,
@@ -28,6 +30,7 @@ from offramp.report.evaluation import (
 )
 from offramp.report.page import write_page
 from offramp.report.tables import accuracy_table, budget_table, deadline_table, exit_table, sweep_table, to_csv
+from offramp_runtime.budget import Outcome
 from tiny import HALVES, OTHER_CLASSES, decoded, fix_times, make_classifier
 
 SOURCE = HALVES.open()
@@ -42,6 +45,7 @@ def classifier() -> Classifier:
         classifier = make_classifier()
         for batch in (1, 48):
             classifier.times(batch)  # which remembers it
+        classifier.latencies(48)
         return classifier
 
 
@@ -111,8 +115,28 @@ def test_a_deadline_is_reported_as_it_was_really_kept(classifier: Classifier) ->
 
 
 def test_a_deadline_no_image_can_keep_is_refused(classifier: Classifier) -> None:
-    with pytest.raises(BudgetError, match=r"deadline 0\.5 ms is too short for exit 0"):
-        run_deadline(classifier, TEST, 0.5)
+    with pytest.raises(BudgetError, match=r"deadline 0\.001 ms is too short for exit 0"):
+        run_deadline(classifier, TEST, 0.001)
+
+
+def test_a_deadline_refused_in_between_is_an_answer_neither_right_nor_in_time(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_deadline(classifier, TEST, 60_000)
+    answer = AnytimePredictor.predict
+    asked = 0
+
+    def refusing(predictor: AnytimePredictor[Any], image: Images, deadline_ms: float) -> Predictions:
+        nonlocal asked
+        asked += 1
+        if asked % 2 == 0:
+            raise BudgetError("too slow now")
+        return answer(predictor, image, deadline_ms)
+
+    monkeypatch.setattr(AnytimePredictor, "predict", refusing)
+    found = run_deadline(classifier, TEST, 60_000)
+    assert (found.mean_exit, found.in_time) == (2, 0.5)
+    assert found.accuracy <= min(whole.accuracy, 0.5)
 
 
 def test_the_budget_curve_goes_from_the_first_exit_to_the_last(classifier: Classifier, evaluation: Evaluation) -> None:

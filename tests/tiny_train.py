@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 import tiny
-from offramp import files
 from offramp.classifier import Classifier, folder
 from offramp.cli import training
 from offramp.cli.main import main
@@ -32,6 +31,7 @@ from offramp.nets.base import MultiExitNet
 from offramp.train import checkpoint, feed
 from offramp.train.run import Run
 from offramp.train.trainer import Trainer
+from offramp_runtime import files
 
 Write = Callable[[BinaryIO], object]
 

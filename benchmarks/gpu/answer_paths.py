@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from world import Trial, World, colours, expect
 
 from offramp.classifier import Classifier
-from offramp.engine.predictions import Predictions
 from offramp.measure.latency import settle
+from offramp_runtime.predictions import Predictions
 
 IMAGES = colours(64, seed=2).images
 CPU = torch.device("cpu")

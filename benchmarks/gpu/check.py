@@ -17,8 +17,8 @@ import waiting_paths
 from throughput import throughput
 from world import NotHereError, Trial, World, register
 
-from offramp.files import write_json
 from offramp.measure.machine import describe_machine, describe_packages
+from offramp_runtime.files import write_json
 
 _ALL = {**training_paths.PATHS, **answer_paths.PATHS, **waiting_paths.PATHS}
 PATHS: dict[str, Trial] = dict(sorted(_ALL.items(), key=lambda item: "compiled" in item[0]))

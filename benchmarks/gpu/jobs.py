@@ -19,7 +19,7 @@ from state import keep, restore, saved
 from unpack import DATA, missing
 
 from offramp.errors import ArtifactError, DataError, OfframpError
-from offramp.files import write_text
+from offramp_runtime.files import write_text
 
 DONE, AGAIN = 0, 130
 LONGEST_S = 540

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 from offramp.errors import DataError, OfframpError
-from offramp.files import write_atomic
+from offramp_runtime.files import write_atomic
 
 FORMAT, VERSION, LIST = "offramp-data-piece", 1, "piece.json"
 INPUTS = Path(__file__).parent / "inputs"

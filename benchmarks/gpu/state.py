@@ -9,7 +9,7 @@ from typing import Any
 from pack import digest
 
 from offramp.errors import ArtifactError
-from offramp.files import read_json, write_atomic, write_json
+from offramp_runtime.files import read_json, write_atomic, write_json
 
 FORMAT, VERSION, LIST = "offramp-gpu-state", 1, "state.json"
 PIECE_BYTES = 15 << 20

@@ -10,7 +10,7 @@ from typing import Any
 from pack import FORMAT, INPUTS, LIST, VERSION, digest
 
 from offramp.errors import DataError, OfframpError
-from offramp.files import check_format, read_json, write_atomic, write_json
+from offramp_runtime.files import check_format, read_json, write_atomic, write_json
 
 DATA = Path("runs/gpu/data")
 

@@ -7,25 +7,28 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from offramp.classifier import Classifier, Predictions, create, import_checkpoint, load
-    from offramp.costs import Costs
+    from offramp.engine.anytime import AnytimePredictor
     from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError, MissingExtraError, OfframpError
+    from offramp_runtime.costs import Costs
 
 _HOMES = {
-    "Classifier": "classifier",
-    "Predictions": "classifier",
-    "create": "classifier",
-    "import_checkpoint": "classifier",
-    "load": "classifier",
-    "Costs": "costs",
-    "ArtifactError": "errors",
-    "BudgetError": "errors",
-    "ConfigError": "errors",
-    "DataError": "errors",
-    "MissingExtraError": "errors",
-    "OfframpError": "errors",
+    "AnytimePredictor": "offramp.engine.anytime",
+    "Classifier": "offramp.classifier",
+    "Predictions": "offramp.classifier",
+    "create": "offramp.classifier",
+    "import_checkpoint": "offramp.classifier",
+    "load": "offramp.classifier",
+    "Costs": "offramp_runtime.costs",
+    "ArtifactError": "offramp.errors",
+    "BudgetError": "offramp.errors",
+    "ConfigError": "offramp.errors",
+    "DataError": "offramp.errors",
+    "MissingExtraError": "offramp.errors",
+    "OfframpError": "offramp.errors",
 }
 
 __all__ = [
+    "AnytimePredictor",
     "ArtifactError",
     "BudgetError",
     "Classifier",
@@ -45,7 +48,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562), so that ``import offramp`` stays instant."""
     if name not in _HOMES:
         raise AttributeError(f"module 'offramp' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"offramp.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

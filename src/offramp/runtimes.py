@@ -1,8 +1,11 @@
-"""The two protocols everything above the networks is written against, and nothing else."""
+"""The protocols everything above the networks is written against, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
+
+from offramp_runtime.cancellation import Cancellation as Cancellation
 
 S = TypeVar("S")
 
@@ -28,6 +31,10 @@ class Runtime(Protocol[S]):
         """The state of the samples ``rows`` (indices, (M,)), in that order."""
         ...
 
+    def join(self, states: Sequence[S]) -> S:
+        """The states of several batches before the same stage, at least one, as that of one batch."""
+        ...
+
 
 @runtime_checkable
 class DirectRuntime(Runtime[S], Protocol[S]):
@@ -35,4 +42,13 @@ class DirectRuntime(Runtime[S], Protocol[S]):
 
     def direct(self, k: int, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        ...
+
+
+@runtime_checkable
+class InterruptibleRuntime(Runtime[S], Protocol[S]):
+    """A runtime that can give a stage up midway."""
+
+    def step_unless(self, cancelled: Cancellation, k: int, state: S) -> tuple[S, torch.Tensor] | None:
+        """:meth:`step`, or None when ``cancelled`` was set before the stage was done; ``state`` stays usable."""
         ...

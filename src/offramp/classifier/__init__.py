@@ -2,6 +2,6 @@
 
 from offramp.classifier.classifier import Classifier
 from offramp.classifier.entry import create, import_checkpoint, load
-from offramp.engine.predictions import Predictions
+from offramp_runtime.predictions import Predictions
 
 __all__ = ["Classifier", "Predictions", "create", "import_checkpoint", "load"]

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
-
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Source
-from offramp.decide.plan import ExitPlan
+from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError, DataError
-from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
+from offramp_runtime.plan import ExitPlan
 
 
 def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Preprocessing | None) -> None:
@@ -32,7 +30,7 @@ def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Prep
         )
 
 
-def check_plan(plan: ExitPlan, identity: str, device: torch.device) -> None:
+def check_plan(plan: ExitPlan, identity: str, machine: str) -> None:
     """Refuse a plan of another model, or with milliseconds of another machine.
 
     Raises:
@@ -40,11 +38,24 @@ def check_plan(plan: ExitPlan, identity: str, device: torch.device) -> None:
     """
     if plan.identity != identity:
         raise ArtifactError(f"the plan was made for {plan.identity[:8]}, this model is {identity[:8]}; solve it again")
-    if plan.machine is not None and plan.machine != fingerprint(device):
+    if plan.machine is not None and plan.machine != machine:
         raise ArtifactError(
             f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
-            f"{fingerprint(device)[:8]} (hardware, threads and PyTorch count); solve it again here"
+            f"{machine[:8]} (hardware, threads, runtime and PyTorch count); solve it again here"
         )
+
+
+def checked_calibration(calibration: Calibration, identity: str) -> Calibration:
+    """The calibration, refused if it belongs to another model.
+
+    Raises:
+        ArtifactError: it does.
+    """
+    if calibration.identity != identity:
+        raise ArtifactError(
+            f"the calibration was made for {calibration.identity[:8]}, this model is {identity[:8]}; calibrate again"
+        )
+    return calibration
 
 
 def check_classes(classes: tuple[str, ...], source: Source) -> None:

@@ -1,7 +1,6 @@
 """The classifier: one object from images to answers under a budget."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offramp.classifier.checks import check_classes, check_parts, check_plan, check_ways
+from offramp.classifier.answering import answer_at, answer_in_batches, answer_in_queues
+from offramp.classifier.checks import check_classes, check_parts, check_plan, check_ways, checked_calibration
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
-from offramp.costs import Costs, parse_budget
+from offramp.classifier.measuring import Measuring, noise
+from offramp.classifier.running import Running
 from offramp.data.preprocess import Images, Preprocessing
 from offramp.data.source import Samples, Source
-from offramp.decide.answers import ThisExit
+from offramp.decide.answers import AnswerRule, ThisExit
 from offramp.decide.calibration import Calibration
-from offramp.decide.plan import ExitPlan
-from offramp.engine.anytime import run_until
-from offramp.engine.budgeted import run_budgeted
+from offramp.engine.anytime import AnytimePredictor
 from offramp.engine.collect import BATCH, collect, collect_scores
-from offramp.engine.predictions import Predictions
-from offramp.errors import ArtifactError, BudgetError, DataError
-from offramp.measure.latency import StageTimes, time_stages
-from offramp.measure.machine import fingerprint
+from offramp.engine.opening import AnyRuntime
+from offramp.engine.stage_queues import WINDOW
+from offramp.errors import BudgetError, DataError
+from offramp.measure.energy import EnergyTable
+from offramp.measure.latency import StageTimes
+from offramp.measure.latency_table import LatencyTable
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
+from offramp_runtime.costs import Costs
+from offramp_runtime.plan import ExitPlan
+from offramp_runtime.precision import Precision
+from offramp_runtime.predictions import Predictions
 
 
 class Classifier:
@@ -48,6 +53,8 @@ class Classifier:
 
     batch_size = 256
     """Images per step when many are given. Large, since batches shrink as images leave; lower it where memory is short."""
+    stream_batch_size = 128
+    """Images per step of :meth:`predict_stream`, whose batches do not shrink."""
 
     def __init__(
         self,
@@ -65,24 +72,80 @@ class Classifier:
         self.preprocessing = preprocessing
         self.storage: Storage = storage
         self.about = about or {}
-        self._times: dict[tuple[int, str], StageTimes] = {}
-        self._digests = DigestCache()
+        self.running = Running(self.net, lambda: self._digests.of(self.storage))
+        self.measuring = Measuring(self.running, lambda: self.identity, self._any_images)
+        self._anytime: dict[str, AnytimePredictor[Any]] = {}
+        self._calibrations: dict[Precision, Calibration] = {}
+        self._digests = DigestCache(self.net)
         if storage == "fp16":  # what is answered from now on is what will be stored
             net.load_state_dict(stored_form(net.state_dict(), storage))
-        self.calibration = calibration
         if calibration is not None:
-            self._need_calibration()
+            self.keep_calibration("fp32", calibration)
+
+    def use(
+        self, runtime: str = "auto", *, precision: str = "fp32", threads: int | None = None, device: str | None = None
+    ) -> "Classifier":
+        """Have a runtime compute from now on, instead of the network itself; returns this classifier.
+
+        Args:
+            runtime: a name (``offramp list`` shows all), or ``"auto"``: the fastest here, measured once and remembered.
+            precision: ``"fp32"``, ``"bf16"`` or ``"int8"``; each has a calibration of its own.
+            threads: that compute one call; by default PyTorch's number.
+            device: where to run; by default where the network is.
+
+        Raises:
+            ConfigError: no such runtime or precision, or it cannot be had here.
+            MissingExtraError: a package it needs is not installed.
+            ArtifactError: int8 of a model that has not been quantised.
+        """
+        if device is not None:
+            self.net.to(device)
+        self.running.use(runtime, precision, threads)
+        return self
+
+    @property
+    def runtime(self) -> AnyRuntime:
+        """What computes: the network itself, or what :meth:`use` has chosen."""
+        return self.running.runtime
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of the precision in use."""
+        return self.calibration_at(self.running.precision)
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        if calibration is None:
+            self._calibrations.pop(self.running.precision, None)
+        else:
+            self._calibrations[self.running.precision] = calibration
 
     @property
     def device(self) -> torch.device:
-        """Where the network lives."""
-        return next(self.net.parameters()).device
+        """Where the network lives and images are taken."""
+        return self.running.device
 
     @property
     def identity(self) -> str:
         """SHA-256 of stored weights, precision, answer rule and preprocessing; follows changes of the weights."""
-        digest = self._digests.of(self.net.state_dict(), self.storage)
-        return identity_of(digest, "fp32", "this-exit", self.preprocessing)
+        return self.identity_at(self.running.precision)
+
+    def identity_at(self, precision: Precision) -> str:
+        """:attr:`identity`, were this precision in use."""
+        digest = self._digests.of(self.storage)
+        return identity_of(digest, precision, "this-exit", self.preprocessing)
+
+    def calibration_at(self, precision: Precision) -> Calibration | None:
+        """:attr:`calibration`, were this precision in use."""
+        return self._calibrations.get(precision)
+
+    def keep_calibration(self, precision: Precision, calibration: Calibration) -> None:
+        """Have a calibration for a precision.
+
+        Raises:
+            ArtifactError: it belongs to other weights, precision or preprocessing.
+        """
+        self._calibrations[precision] = checked_calibration(calibration, self.identity_at(precision))
 
     @cached_property
     def costs(self) -> Costs:
@@ -121,18 +184,65 @@ class Classifier:
             self._need_calibration()
         if isinstance(plan, str | Path):
             plan = ExitPlan.load(Path(plan))
-        pixels = self._decode(images)
         if deadline_ms is not None:
-            *_, answer = self._until(pixels, deadline_ms)
-            return answer
+            return self._in_time().predict(images, deadline_ms)
+        pixels = self._decode(images)
         if budget is not None:
             plan = self.plan(budget, len(pixels))
-        if plan is not None:
-            check_plan(plan, self.identity, self.device)
-            policy = plan.policy
-            return self._batches(pixels, lambda batch: Predictions.at(*run_budgeted(self.net, batch, policy)), report)
-        k = self.net.num_exits - 1 if exit is None else exit
-        return self._batches(pixels, lambda batch: self._direct(k, batch), report)
+        pieces = self._pieces([pixels], self.batch_size)
+        if plan is None:
+            answers = answer_at(self.runtime, self._exit(exit), pieces)
+        else:
+            check_plan(plan, self.identity, self.running.machine)
+            regroup = self.measuring.regroup(min(len(pixels), self.batch_size))
+            answers = answer_in_batches(self.runtime, plan.policy, pieces, regroup)
+        parts, done = [], 0
+        for part in answers:
+            parts.append(part)
+            done += len(part)
+            if report is not None:
+                report(done)
+        return Predictions.join(parts)
+
+    def predict_stream(
+        self,
+        images: Samples | Iterable[Images],
+        *,
+        budget: float | str | None = None,
+        exit: int | None = None,
+        plan: ExitPlan | str | Path | None = None,
+        window: int | None = None,
+    ) -> Iterator[Predictions]:
+        """Answers for more images than fit into memory: yields them in order, as soon as all before them are answered.
+
+        Under a budget, images that go on wait at each stage until a full batch is there, so that deep stages run full
+        batches too; fewer than ``stream_batch_size`` wait at each. By default all are answered at the last exit.
+
+        Args:
+            images: samples, which their workers decode meanwhile, or batches of any size of what :meth:`predict` takes.
+            budget: as for :meth:`predict`, solved for many images.
+            exit: answer everything at this exit, going straight to it.
+            plan: a solved plan, or the file of one.
+            window: images that are read and not yet yielded, at most; by default 32 batches. Where one image blocks the
+                order so long, stages run without being full.
+
+        Raises:
+            ConfigError: more than one of budget, exit and plan, no such exit, or a window below one batch.
+            BudgetError, ArtifactError, DataError: as :meth:`predict`.
+        """
+        check_ways({"budget": budget, "exit": exit, "plan": plan}, self.net.num_exits)
+        if isinstance(plan, str | Path):
+            plan = ExitPlan.load(Path(plan))
+        size = self.stream_batch_size
+        if budget is not None:
+            calibration = self._need_calibration()
+            plan = self.measuring.plan(budget, calibration, lambda: self.costs, WINDOW * size, size, queued=True)
+        batches = images if isinstance(images, Iterable) else images.batches(size)
+        pieces = self._pieces((self._decode(batch) for batch in batches), size)
+        if plan is None:
+            return answer_at(self.runtime, self._exit(exit), pieces)
+        check_plan(plan, self.identity, self.running.machine)
+        return answer_in_queues(self.runtime, plan.policy, pieces, size, window)
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder that :func:`offramp.load` reads."""
@@ -146,32 +256,49 @@ class Classifier:
         Raises:
             BudgetError: the deadline is too short for exit 0.
         """
-        yield from self._until(self._decode(images), deadline_ms)
+        yield from self._in_time().stream(images, deadline_ms)
+
+    def anytime(self, rule: AnswerRule | str = "this-exit", confidence: float = 0.99) -> AnytimePredictor[Any]:
+        """What answers one image after the other before deadlines, or until told to stop.
+
+        Measures the stages for one image, which takes up to two seconds. See
+        :class:`~offramp.engine.anytime.AnytimePredictor` for the arguments.
+        """
+        predictor = AnytimePredictor(self.runtime, self.need_preprocessing(), rule, confidence, self.device)
+        predictor.stage_clock(1)
+        return predictor
 
     def plan(self, budget: float | str, batch: int | None = None) -> ExitPlan:
         """The plan for a mean cost per image, solved from the calibration.
 
         Args:
-            budget: a number in ``costs.unit``, or text with a unit. Milliseconds are measured first.
-            batch: images given at once, where that matters (ms).
+            budget: a number in ``costs.unit``, or text with a unit. What stages take in milliseconds or joules is measured
+                first, within 15 seconds, and includes what batches cost that shrink as images leave.
+            batch: images given at once, where that matters (ms and joules); by default one full batch.
+
+        Raises:
+            BudgetError: below exit 0, no calibration, or joules that cannot be measured here.
+            MissingExtraError: joules of a GPU without its bindings.
         """
         calibration = self._need_calibration()
-        value, unit = parse_budget(budget)
-        if unit != "ms":
-            return calibration.solve(value, self.costs)
-        costs = self.times(min(batch or self.batch_size, self.batch_size)).costs
-        return replace(calibration.solve(value, costs), machine=fingerprint(self.device))
+        return self.measuring.plan(budget, calibration, lambda: self.costs, batch or self.batch_size, self.batch_size)
+
+    def latencies(self, batch: int | None = None) -> LatencyTable:
+        """Measured milliseconds of the stages for batches of up to ``batch`` images; measured once, within 15 seconds."""
+        return self.measuring.latencies(min(batch or self.batch_size, self.batch_size))
+
+    def joules(self, batch: int | None = None) -> EnergyTable:
+        """The same in joules.
+
+        Raises:
+            BudgetError: they cannot be measured here.
+            MissingExtraError: they are a GPU's and its bindings are not installed.
+        """
+        return self.measuring.joules(min(batch or self.batch_size, self.batch_size))
 
     def times(self, batch: int) -> StageTimes:
         """Measured times of the stages for ``batch`` images on this machine; measured once."""
-        place = batch, fingerprint(self.device)
-        if place not in self._times:
-            preprocessing = self._need_preprocessing()
-            shape = (batch, preprocessing.image_size, preprocessing.image_size, preprocessing.channels)
-            pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-            repeats = 20 if batch <= 8 else 5
-            self._times[place] = time_stages(self.net, lambda: self._normalize(pixels), repeats)
-        return self._times[place]
+        return self.measuring.times(batch)
 
     def calibrate(self, source: Source, report: Callable[[int], None] | None = None) -> Calibration:
         """Run the source's calibrate split once and keep its scores.
@@ -181,9 +308,9 @@ class Classifier:
         """
         self.check_source(source)
         confidence, correct = collect_scores(
-            self.net,
+            self.runtime,
             source.split("calibrate"),
-            self._need_preprocessing(),
+            self.need_preprocessing(),
             ThisExit(),
             device=self.device,
             report=report,
@@ -200,37 +327,41 @@ class Classifier:
     def collect(self, samples: Samples, report: Callable[[int], None] | None = None) -> Tensor:
         """Logits (K, N, C) of all exits."""
         batches = samples.batches(BATCH)
-        return collect(self.net, batches, self._need_preprocessing(), device=self.device, report=report)
+        return collect(self.runtime, batches, self.need_preprocessing(), device=self.device, report=report)
 
     def _decode(self, images: Images) -> NDArray[np.uint8]:
-        return self._need_preprocessing().decode(images)
+        return self.need_preprocessing().decode(images)
 
     def _normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return self._need_preprocessing().normalize(torch.from_numpy(pixels).to(self.device))
+        return self.need_preprocessing().normalize(torch.from_numpy(pixels).to(self.device))
 
-    def _batches(
-        self,
-        pixels: NDArray[np.uint8],
-        run: Callable[[Tensor], Predictions],
-        report: Callable[[int], None] | None,
-    ) -> Predictions:
-        parts = []
-        for first in range(0, max(1, len(pixels)), self.batch_size):
-            parts.append(run(self._normalize(pixels[first : first + self.batch_size])))
-            if report is not None:
-                report(min(first + self.batch_size, len(pixels)))
-        return Predictions.join(parts)
+    def _any_images(self, count: int) -> Tensor:
+        """Normalised noise, (N, C, H, W)."""
+        preprocessing = self.need_preprocessing()
+        return self._normalize(noise(count, preprocessing.image_size, preprocessing.channels))
 
-    @torch.inference_mode()
-    def _direct(self, k: int, batch: Tensor) -> Predictions:
-        return Predictions.at(self.net.direct(k, batch), torch.full((len(batch),), k))
+    def _pieces(self, batches: Iterable[NDArray[np.uint8]], size: int) -> Iterator[Tensor]:
+        """Normalised, at most ``size`` images each."""
+        for pixels in batches:
+            for first in range(0, max(1, len(pixels)), size):
+                yield self._normalize(pixels[first : first + size])
 
-    def _until(self, pixels: NDArray[np.uint8], deadline_ms: float) -> Iterator[Predictions]:
-        allow = self.times(len(pixels)).quantile(0.95) if deadline_ms < float("inf") else (0.0,) * self.net.num_exits
-        for k, logits in run_until(self.net, lambda: self._normalize(pixels), deadline_ms, allow):
-            yield Predictions.at(logits, torch.full((len(logits),), k))
+    def _exit(self, chosen: int | None) -> int:
+        """The chosen exit, by default the last."""
+        return self.net.num_exits - 1 if chosen is None else chosen
 
-    def _need_preprocessing(self) -> Preprocessing:
+    def _in_time(self) -> AnytimePredictor[Any]:
+        place = self.running.machine
+        if place not in self._anytime:
+            self._anytime[place] = AnytimePredictor(self.runtime, self.need_preprocessing(), device=self.device)
+        return self._anytime[place]
+
+    def need_preprocessing(self) -> Preprocessing:
+        """What images go through.
+
+        Raises:
+            DataError: the model does not know.
+        """
         if self.preprocessing is None:
             raise DataError(
                 "this model does not know what its images went through; import it again with --data, "
@@ -243,9 +374,4 @@ class Classifier:
             raise BudgetError(
                 "this model has no calibration to solve a budget from; make one with: offramp calibrate MODEL --data NAME"
             )
-        if self.calibration.identity != self.identity:
-            raise ArtifactError(
-                f"the calibration was made for {self.calibration.identity[:8]}, this model is {self.identity[:8]}; "
-                "calibrate again"
-            )
-        return self.calibration
+        return checked_calibration(self.calibration, self.identity)

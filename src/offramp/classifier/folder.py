@@ -14,11 +14,17 @@ from offramp.classifier.identity import Storage, stored_form, weights_digest
 from offramp.data.preprocess import Preprocessing
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError
-from offramp.files import read_json, write_atomic, write_json
 from offramp.nets.base import MultiExitNet, NetConfig
+from offramp_runtime.files import read_json, write_atomic, write_json
+from offramp_runtime.precision import Precision
 
 FORMAT, VERSION = "offramp-model", 1
-MODEL, WEIGHTS, CALIBRATION = "model.json", "weights.safetensors", "calibration.safetensors"
+MODEL, WEIGHTS, CALIBRATION, INT8 = "model.json", "weights.safetensors", "calibration.safetensors", "int8.onnx"
+
+
+def calibration_name(precision: Precision) -> str:
+    """The file in a model folder that holds the calibration of a precision."""
+    return CALIBRATION if precision == "fp32" else f"calibration-{precision}.safetensors"
 
 
 def save(classifier: Classifier, folder: Path) -> None:
@@ -26,10 +32,13 @@ def save(classifier: Classifier, folder: Path) -> None:
     stored = stored_form(classifier.net.state_dict(), classifier.storage)
     weights = format_tensors(stored)
     write_atomic(folder / WEIGHTS, lambda file: file.write(weights))
-    if classifier.calibration is None:
-        (folder / CALIBRATION).unlink(missing_ok=True)
-    else:
-        classifier.calibration.save(folder / CALIBRATION)
+    for precision in get_args(Precision):
+        calibration = classifier.calibration_at(precision)
+        if calibration is None:
+            (folder / calibration_name(precision)).unlink(missing_ok=True)
+        else:
+            calibration.save(folder / calibration_name(precision))
+    _save_int8(classifier.running.int8_graph, folder / INT8)
     config = classifier.net.config
     write_json(
         folder / MODEL,
@@ -64,20 +73,33 @@ def read(folder: Path, calibrated: bool = True) -> Classifier:
         if about["storage"] not in get_args(Storage):
             raise ValueError(f"storage {about['storage']!r}")
         preprocessing = Preprocessing.from_json(about["preprocessing"]) if about["preprocessing"] else None
-        calibration = Calibration.load(folder / CALIBRATION) if calibrated and (folder / CALIBRATION).exists() else None
-        return Classifier(
-            fast(net),
-            tuple(about["classes"]),
-            preprocessing,
-            calibration=calibration,
-            storage=about["storage"],
-            about=dict(about["about"]),
+        classifier = Classifier(
+            fast(net), tuple(about["classes"]), preprocessing, storage=about["storage"], about=dict(about["about"])
         )
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise ArtifactError(f"{folder / MODEL}: the model is incomplete or damaged ({reason}); get it anew") from None
     except ConfigError as error:
         raise ArtifactError(f"{folder / MODEL}: describes an impossible model: {error}") from None
+    _add_rest(classifier, folder, calibrated)
+    return classifier
+
+
+def _add_rest(classifier: Classifier, folder: Path, calibrated: bool) -> None:
+    if (folder / INT8).is_file():
+        classifier.running.int8_graph = folder / INT8
+    for precision in get_args(Precision):
+        path = folder / calibration_name(precision)
+        if calibrated and path.exists():
+            classifier.keep_calibration(precision, Calibration.load(path))
+
+
+def _save_int8(graph: Path | None, path: Path) -> None:
+    if graph is None:
+        path.unlink(missing_ok=True)
+    elif graph != path:
+        data = graph.read_bytes()
+        write_atomic(path, lambda file: file.write(data))
 
 
 def _config(folder: Path, about: dict[str, Any]) -> NetConfig:

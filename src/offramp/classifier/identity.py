@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from offramp.data.preprocess import Preprocessing
 
@@ -38,17 +38,27 @@ def weights_digest(stored: Mapping[str, Tensor]) -> str:
 
 
 class DigestCache:
-    """The digest of a network's stored form, computed anew only when a weight has changed."""
+    """The digest of a network's stored form, computed anew only when a weight has changed.
 
-    def __init__(self) -> None:
+    Args:
+        net: whose parameters and buffers are looked at. They are listed when a digest is computed: walking through the
+            modules would take longer than a small network's first exit.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net
+        self._tensors: list[Tensor] = []
         self._known: tuple[object, str] = (None, "")
 
-    def of(self, state: Mapping[str, Tensor], storage: Storage) -> str:
-        """:func:`weights_digest` of ``state`` in its stored form."""
-        version = storage, *((tensor.data_ptr(), tensor._version) for tensor in state.values())
-        if self._known[0] != version:
-            self._known = version, weights_digest(stored_form(state, storage))
+    def of(self, storage: Storage) -> str:
+        """:func:`weights_digest` in this stored form."""
+        if not self._tensors or self._known[0] != self._version(storage):
+            self._tensors = [*self._net.parameters(), *self._net.buffers()]
+            self._known = self._version(storage), weights_digest(stored_form(self._net.state_dict(), storage))
         return self._known[1]
+
+    def _version(self, storage: Storage) -> object:
+        return storage, [(tensor.data_ptr(), tensor._version) for tensor in self._tensors]
 
 
 def identity_of(digest: str, precision: str, rule: str, preprocessing: Preprocessing | None) -> str:

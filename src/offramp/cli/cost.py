@@ -21,9 +21,9 @@ def run(
     import torch
 
     from offramp.catalog import entries, suggest
-    from offramp.classifier import create, load
-    from offramp.classifier.entry import shipped_models
-    from offramp.classifier.folder import fast
+    from offramp.classifier import create
+    from offramp.classifier.entry import find, shipped_models
+    from offramp.classifier.folder import fast, read
     from offramp.cli.show import say_json, say_table
     from offramp.errors import ConfigError
     from offramp.measure.latency import time_stages
@@ -37,7 +37,9 @@ def run(
         raise ConfigError(
             f"--classes {classes}: '{net}' is a trained model, which has its classes; leave the option out"
         )
-    network = fast(create(net, num_classes=classes) if net in variants else load(net).net).eval()
+    network = fast(
+        create(net, num_classes=classes) if net in variants else read(find(net), calibrated=False).net
+    ).eval()
     config = network.config
     with torch.device("meta"):
         plain = config.build_plain()

@@ -32,7 +32,8 @@ def run(
     _clear(out, {*IN_RUN, PAGE, DIGIT})
     say(f"training {recipe.variant} on {recipe.source}: {recipe.epochs} epochs …")
     classifier, source = train_with_progress(recipe, TrainOptions(out))
-    steps = tuple(accumulate(classifier.times(1).quantile(0.95)))
+    stages = classifier.anytime().stage_clock(1)
+    steps = tuple(accumulate(stages.allow_ms(k) for k in range(classifier.net.num_exits)))
     report = Report.make(classifier, source, None, [_deadline(steps, k) for k in _deadline_exits(len(steps))])
     show(report, None, csv=None, page=None, as_json=False)
     page = out / PAGE
@@ -81,5 +82,5 @@ def _deadline_exits(num_exits: int) -> tuple[int, int, int]:
 
 
 def _deadline(steps_ms: tuple[float, ...], k: int) -> float:
-    """A deadline that exit k keeps with half as much time again to spare."""
-    return round(1.5 * steps_ms[k] + 0.5, 1)
+    """A deadline that exit k keeps with as much time again to spare."""
+    return round(2 * steps_ms[k] + 1, 1)

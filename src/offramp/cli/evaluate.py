@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import BadImages, Data, DataRoot, Device, Json, Model, OnBadImage, Unseen, WorkerCount
+from offramp.cli.options import (
+    BadImages,
+    Data,
+    DataRoot,
+    Device,
+    Json,
+    Model,
+    OnBadImage,
+    PrecisionName,
+    RuntimeName,
+    Threads,
+    Unseen,
+    WorkerCount,
+)
 
 
 class Part(StrEnum):
@@ -50,6 +63,9 @@ def run(
     workers: WorkerCount = None,
     on_bad_image: BadImages = OnBadImage.error,
     unseen: Unseen = False,
+    runtime: RuntimeName = "auto",
+    precision: PrecisionName = "fp32",
+    threads: Threads = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -57,14 +73,12 @@ def run(
 
     Thresholds come from the calibration alone, never from test images.
     """
-    from offramp.classifier import load
-    from offramp.cli.device import pick_device
     from offramp.cli.opening import DataOptions, check_holdout, open_data
     from offramp.cli.reporting import Report, show
+    from offramp.cli.running import open_model
     from offramp.cli.show import remark
 
-    classifier = load(model)
-    classifier.net.to(pick_device(device))
+    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, device=device)
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
     source = open_data(classifier, data, options)
     if split is Part.calibrate:

@@ -11,8 +11,8 @@ from offramp.cli.show import complain
 from offramp.errors import OfframpError
 
 COMMANDS = (
-    "demo", "predict", "evaluate", "calibrate", "plan", "train", "runs", "recipe show", "data check", "data fetch", "list",
-    "cost", "import-checkpoint",
+    "demo", "predict", "evaluate", "calibrate", "plan", "export", "train", "runs", "recipe show", "data check", "data fetch",
+    "list", "cost", "import-checkpoint",
 )  # fmt: skip
 """Each in the module of its name, as a function ``run``, in the order of ``--help``; two words are a group's command."""
 

@@ -54,4 +54,18 @@ Unseen = Annotated[
     typer.Option("--unseen", help="The model has never seen this data, though it is not what it was trained on."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:N, or auto: cuda where there is one.")]
+RuntimeName = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        help="What computes: eager, compiled, onnx, openvino, or auto: the fastest here, measured once and remembered.",
+        metavar="NAME",
+    ),
+]
+PrecisionName = Annotated[
+    str, typer.Option("--precision", help="fp32, bf16 or int8; each has a calibration of its own.", metavar="NAME")
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads that compute one call; by default one per core.", min=1, metavar="N")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -5,23 +5,26 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import Json, Model
+from offramp.cli.options import Json, Model, PrecisionName, RuntimeName, Threads
 
 
 def run(
     model: Model,
     budget: Annotated[str, typer.Option(help="Mean cost per image, such as 30MMAC or 2ms.")],
     out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    runtime: RuntimeName = "auto",
+    precision: PrecisionName = "fp32",
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Solve the exit thresholds for a budget and keep them in a file for `predict --plan`.
 
     `predict --budget` solves the same thresholds on the fly; a plan fixes them, and says what they should score.
     """
-    from offramp.classifier import load
+    from offramp.cli.running import open_model
     from offramp.cli.show import say, say_json
 
-    solved = load(model).plan(budget)
+    solved = open_model(model, runtime=runtime, precision=precision, threads=threads).plan(budget)
     solved.save(out)
     expected = solved.expected
     if json:

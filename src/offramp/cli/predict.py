@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offramp.cli.options import Device, Json, Model
+from offramp.cli.options import Device, Json, Model, PrecisionName, RuntimeName, Threads
 
 
 def run(
@@ -20,6 +20,9 @@ def run(
         Path | None, typer.Option(help="Spend as a plan file says (see `offramp plan`).", metavar="FILE")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 1,
+    runtime: RuntimeName = "auto",
+    precision: PrecisionName = "fp32",
+    threads: Threads = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -28,13 +31,11 @@ def run(
     Images are turned upright, resized and cropped as the model wants. A deadline counts for all images of the call
     together, which run as one batch.
     """
-    from offramp.classifier import load
-    from offramp.cli.device import pick_device
+    from offramp.cli.running import open_model
     from offramp.cli.show import counting, say, say_json, say_table
     from offramp.report.tables import Table
 
-    classifier = load(model)
-    classifier.net.to(pick_device(device))
+    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, device=device)
     with counting("classifying", len(images)) as done:
         found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan, report=done)
     probabilities = found.probabilities

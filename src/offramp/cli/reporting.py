@@ -11,7 +11,6 @@ from offramp.data.source import Source, SplitName
 from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint, paper_sweep
 from offramp.errors import BudgetError
-from offramp.files import write_text
 from offramp.report.evaluation import (
     BudgetReport,
     DeadlineReport,
@@ -28,6 +27,7 @@ from offramp.report.evaluation import (
 )
 from offramp.report.page import write_page
 from offramp.report.tables import Table, accuracy_table, budget_table, deadline_table, exit_table, sweep_table, to_csv
+from offramp_runtime.files import write_text
 
 
 @dataclass(frozen=True, eq=False)

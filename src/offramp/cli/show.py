@@ -55,6 +55,13 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: progress.update(task, completed=done)
 
 
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A sign of life on a terminal while something takes long whose end cannot be told."""
+    with Console(stderr=True).status(what):
+        yield
+
+
 def bar() -> Progress:
     """A progress bar that vanishes when done and keeps quiet when stderr is not a terminal."""
     console = Console(stderr=True)

@@ -2,7 +2,7 @@
 
 kalviny/MSDNet-PyTorch never takes a budget: it sweeps r = p/20, p = 1 … 39, fits thresholds to the shares r^k on one set and
 applies them to another. Its arithmetic is float32, and where fewer samples are left than a share asks for, or the share
-rounds to none, nobody leaves. :func:`offramp.decide.budget.solve_thresholds` is what the package itself uses.
+rounds to none, nobody leaves. :func:`offramp_runtime.budget.solve_thresholds` is what the package itself uses.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.costs import Costs
-from offramp.decide.budget import Flags, Outcome, Scores, simulate
+from offramp_runtime.budget import Flags, Outcome, Scores, simulate
+from offramp_runtime.costs import Costs
 
 
 @dataclass(frozen=True)

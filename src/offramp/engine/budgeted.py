@@ -1,57 +1,80 @@
 """Budgeted batches that really exit: who is done leaves the batch, the rest go on without them."""
 
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from offramp.decide.answers import AnswerRule, Memo, ThisExit
 from offramp.decide.policies import ExitPolicy
+from offramp.engine.judge import fixed_size, judge, on_device, padded, take_memo
 from offramp.runtimes import Runtime
 
 S = TypeVar("S")
+_NOTHING: Memo = ()
+
+Regroup: TypeAlias = Callable[[int, int, int], bool]
+"""(k, n, size): whether to take n rows out of a batch of ``size`` before stage k, or to carry all of them on."""
+
+
+def always(k: int, count: int, size: int) -> bool:
+    """Regroup wherever somebody has left."""
+    del k, count, size
+    return True
 
 
 @torch.inference_mode()
 def run_budgeted(
-    runtime: Runtime[S], images: Tensor, policy: ExitPolicy, rule: AnswerRule | None = None
+    runtime: Runtime[S],
+    images: Tensor,
+    policy: ExitPolicy,
+    rule: AnswerRule | None = None,
+    *,
+    regroup: Regroup = always,
+    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, C) of the exit each sample left at, and that exit (N,), in the order of the images.
+    """Logits (N, C) of the exit each sample left at, and that exit (N,), on the CPU, in the order of the images.
 
-    Costs one look at the mask per exit and a copy of the state of those who stay, where anybody leaves.
+    Costs one look at the mask per exit, and a copy of the state of those who stay wherever the batch is regrouped.
 
     Args:
         runtime: computes.
         images: normalised, (N, C, H, W).
-        policy: decides who leaves; at the last exit everybody does.
+        policy: decides who leaves, each sample for itself; at the last exit everybody does.
         rule: what the policy judges; the newest exit alone by default.
+        regroup: asked where the batch could shrink; where it does not, those who have left are computed and not read.
+            :meth:`offramp.measure.stage_table.StageTable.pays` knows when it pays.
+        sizes: batch sizes the runtime wants, rising; batches are filled up to one of them. Any by default.
+
+    Raises:
+        ConfigError: more images than the largest of ``sizes``.
     """
     rule = rule or ThisExit()
-    last = runtime.num_exits - 1
-    state, memo = runtime.start(images), Memo()
-    inside = torch.arange(len(images), device=images.device)
-    exits = torch.full_like(inside, last)
+    count, size = len(images), fixed_size(len(images), sizes)
+    if size > count:
+        images = images[on_device(padded(np.arange(count), size), images.device)]
+    state, memo = runtime.start(images), _NOTHING
+    # Of those still inside: which image each is, and which row of the batch.
+    places = rows = np.arange(count)
+    exits = np.zeros(count, np.int64)
     answered: Tensor | None = None
     for k in range(runtime.num_exits):
-        state, logits = runtime.step(k, state)
+        state, logits, memo, mask = judge(runtime, k, state, memo, policy, rule)
+        leaves = mask[rows]
         if answered is None:
-            answered = logits.new_empty(len(images), logits.shape[1])
-        if k == last:
-            answered[inside] = logits
+            answered = logits.new_empty(count, logits.shape[1])
+        gone = places[leaves]
+        answered[on_device(gone, logits.device)] = logits[on_device(rows[leaves], logits.device)]
+        exits[gone] = k
+        places, rows = places[~leaves], rows[~leaves]
+        if not len(rows):
             break
-        answer, memo = rule.answer(k, logits, memo)
-        leaves = policy.stop(k, answer, memo)
-        gone, rest = leaves.nonzero()[:, 0], (~leaves).nonzero()[:, 0]
-        if len(gone):
-            answered[inside[gone]] = logits[gone]
-            exits[inside[gone]] = k
-            state, memo = runtime.take(state, rest), _take(memo, rest)
-            inside = inside[rest]
-        if not len(inside):
-            break
+        fitting = fixed_size(len(rows), sizes)
+        if fitting < size and regroup(k + 1, fitting, size):
+            there = on_device(padded(rows, fitting), logits.device)
+            state, memo = runtime.take(state, there), take_memo(memo, there)
+            rows, size = np.arange(len(rows)), fitting
     assert answered is not None  # every network has an exit
-    return answered, exits
-
-
-def _take(memo: Memo, rows: Tensor) -> Memo:
-    return tuple(part.index_select(0, rows) for part in memo)
+    return answered, torch.from_numpy(exits)

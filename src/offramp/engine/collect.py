@@ -11,8 +11,8 @@ from torch import Tensor
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Samples
 from offramp.decide.answers import AnswerRule, answers
-from offramp.decide.budget import Flags, Scores
 from offramp.runtimes import Runtime
+from offramp_runtime.budget import Flags, Scores
 
 S = TypeVar("S")
 

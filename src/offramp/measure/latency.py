@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offramp.costs import Costs
 from offramp.runtimes import Runtime
+from offramp_runtime.costs import Costs
 
 S = TypeVar("S")
 

@@ -34,9 +34,10 @@ def _installed(name: str) -> bool:
     return True
 
 
-def fingerprint(device: torch.device) -> str:
-    """What measured milliseconds belong to, hardware, threads and PyTorch's version, as a short digest."""
-    return hashlib.sha256(json.dumps(_timing_facts(device)).encode()).hexdigest()[:16]
+def fingerprint(device: torch.device, runtime: str = "") -> str:
+    """What measured milliseconds belong to, hardware, threads, PyTorch's version and runtime, as a short digest."""
+    facts = _timing_facts(device) | ({"runtime": runtime} if runtime else {})
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _timing_facts(device: torch.device) -> dict[str, str | int]:

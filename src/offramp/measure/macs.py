@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from offramp.costs import Costs
 from offramp.nets.base import MultiExitNet
+from offramp_runtime.costs import Costs
 
 
 @dataclass

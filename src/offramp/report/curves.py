@@ -3,8 +3,8 @@
 import io
 from collections.abc import Sequence
 
-from offramp.decide.budget import Outcome
 from offramp.report.evaluation import BudgetReport, Evaluation
+from offramp_runtime.budget import Outcome
 
 LEAST_RANGE = 3.0
 """Points of accuracy the axis spans at least, so that a single image of a small test set does not look like a cliff."""

@@ -1,5 +1,6 @@
 """What a classifier does on a split: per exit, under budgets, before deadlines. Everything is really run."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,17 @@ import torch
 from torch import Tensor
 
 from offramp.classifier import Classifier
-from offramp.costs import Costs
 from offramp.data.source import Samples, Source, SplitName
 from offramp.data.streamed import StreamedSplit
 from offramp.decide.accuracy import ExitAccuracy, exit_accuracy
 from offramp.decide.answers import ThisExit
-from offramp.decide.budget import Flags, Outcome, Scores, simulate
 from offramp.decide.calibration import Calibration
 from offramp.decide.paper import SweepPoint
 from offramp.engine.collect import collect, scores
-from offramp.engine.predictions import Predictions
-from offramp.errors import ConfigError
+from offramp.errors import BudgetError, ConfigError
+from offramp_runtime.budget import Flags, Outcome, Scores, simulate
+from offramp_runtime.costs import Costs
+from offramp_runtime.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def evaluate_ten_crops(
     parts: list[Tensor] = []
     done = 0
     for crops in samples.ten_crops(16):
-        logits = collect(classifier.net, [crops.reshape(-1, *crops.shape[2:])], preprocessing, device=device)
+        logits = collect(classifier.runtime, [crops.reshape(-1, *crops.shape[2:])], preprocessing, device=device)
         exits, _, classes = logits.shape
         parts.append(logits.reshape(exits, *crops.shape[:2], classes).mean(2))
         done += len(crops)
@@ -155,17 +156,27 @@ def run_deadline(
 ) -> DeadlineReport:
     """Classify the split image by image, each before the deadline.
 
+    Where the machine has become too slow for exit 0 in the meantime, there is no answer: that is neither right nor in time.
+
     Raises:
         BudgetError: it is too short for exit 0 on this machine.
     """
-    exits, right, took = [], [], []
-    classifier.times(1)
+    predictor = classifier.anytime()
+    exits: list[int] = []
+    right, took = [], []
     for place, (image, label) in enumerate(zip(split.batches(1), split.labels, strict=True)):
         began = time.perf_counter()
-        found = classifier.predict(image, deadline_ms=deadline_ms)
-        took.append((time.perf_counter() - began) * 1e3)
-        exits.append(int(found.exit_index[0]))
-        right.append(bool(found.label[0] == label))
+        try:
+            found = predictor.predict(image, deadline_ms)
+        except BudgetError:
+            if not exits:
+                raise
+            took.append(math.inf)
+            right.append(False)
+        else:
+            took.append((time.perf_counter() - began) * 1e3)
+            exits.append(int(found.exit_index[0]))
+            right.append(bool(found.label[0] == label))
         if report is not None:
             report(place + 1)
     in_time = float((np.array(took) <= deadline_ms).mean())

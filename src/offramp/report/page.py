@@ -4,12 +4,12 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from offramp.costs import Costs
-from offramp.decide.budget import Outcome
-from offramp.files import write_text
 from offramp.report.curves import curves_svg
 from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
 from offramp.report.tables import Table, budget_table, deadline_table, exit_table
+from offramp_runtime.budget import Outcome
+from offramp_runtime.costs import Costs
+from offramp_runtime.files import write_text
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ink: #222; --paper: #fff; --soft: #667; }

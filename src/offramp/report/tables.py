@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offramp.costs import Costs, format_cost
 from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint
 from offramp.report.evaluation import BudgetReport, DeadlineReport, Evaluation
+from offramp_runtime.costs import Costs, format_cost
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from offramp.errors import ArtifactError
-from offramp.files import check_format, write_atomic
+from offramp_runtime.files import check_format, write_atomic
 
 FORMAT, VERSION = "offramp-checkpoint", 1
 KEPT = 2

@@ -16,7 +16,6 @@ from offramp.data.source import Samples, Source
 from offramp.decide.answers import ThisExit
 from offramp.engine.collect import collect_scores
 from offramp.errors import ArtifactError
-from offramp.files import remove_unfinished, write_json, write_text
 from offramp.measure.machine import describe_machine, describe_packages
 from offramp.nets.base import MultiExitNet
 from offramp.train.checkpoint import Checkpoints
@@ -27,6 +26,7 @@ from offramp.train.loop import Keeper, Progress, fit
 from offramp.train.recipe import Recipe
 from offramp.train.start import build_net
 from offramp.train.trainer import Trainer
+from offramp_runtime.files import remove_unfinished, write_json, write_text
 
 Report = Callable[[Progress, tuple[float, ...] | None], None]
 

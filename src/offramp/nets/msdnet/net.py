@@ -129,6 +129,17 @@ class MSDNet(MultiExitNet):
         logits: Tensor = stage.exit(maps[-1])
         return logits
 
+    def fused(self, align: int = 1, merge: bool = True) -> MultiExitNet:
+        """A float32 copy for inference only, without norms; the same logits up to rounding.
+
+        Args:
+            align: channels of maps and bottlenecks are rounded up to a multiple of this, with zeros.
+            merge: whether one convolution computes both bottlenecks that read a map.
+        """
+        from offramp.nets.msdnet.fused import FusedMSDNet
+
+        return FusedMSDNet(self, align, merge)
+
 
 def cell_name(key: CellKey) -> str:
     """Name of a cell inside its stage; part of the state-dict keys."""

@@ -4,18 +4,23 @@ Exits get shares of the samples proportional to r^k. Huang et al. (arXiv:1703.09
 for q; with r > 1 allowed every mean cost between that of the first and of the last exit can be met.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.costs import Costs
-from offramp.errors import BudgetError
+from offramp_runtime.costs import Costs
+from offramp_runtime.errors import BudgetError
 
 Scores = NDArray[np.float32]
 """Confidences, (K, N)."""
 Flags = NDArray[np.bool_]
 """Whether the answer was right, (K, N)."""
+
+Pricing: TypeAlias = Callable[[tuple[float, ...]], Costs]
+"""Costs for the shares (K,) that leave at the exits, where they depend on them: batches that shrink cost more per image."""
 
 _BISECTIONS = 24
 
@@ -54,7 +59,12 @@ def simulate(confidence: Scores, correct: Flags, thresholds: tuple[float, ...], 
     return Outcome(float(right), float(shares @ np.asarray(costs.at_exit)), tuple(shares.tolist()))
 
 
-def solve_thresholds(confidence: Scores, costs: Costs, budget: float) -> tuple[float, ...]:
+def priced(costs: Costs | Pricing, shares: tuple[float, ...]) -> Costs:
+    """The costs when these shares (K,) leave at the exits."""
+    return costs if isinstance(costs, Costs) else costs(shares)
+
+
+def solve_thresholds(confidence: Scores, costs: Costs | Pricing, budget: float) -> tuple[float, ...]:
     """Per-exit thresholds whose mean cost on the given samples is at most ``budget``, as near to it as shares r^k allow.
 
     Each threshold lies midway between two neighbouring confidences, so that a last-bit difference between batch sizes
@@ -62,20 +72,20 @@ def solve_thresholds(confidence: Scores, costs: Costs, budget: float) -> tuple[f
 
     Args:
         confidence: (K, N) scores of held-out samples, larger is surer.
-        costs: cumulative cost at each exit.
-        budget: mean cost per sample, in ``costs.unit``.
+        costs: cumulative cost at each exit, or how it follows from who leaves.
+        budget: mean cost per sample, in the unit of the costs.
 
     Raises:
-        BudgetError: ``budget`` is below the cost of exit 0.
+        BudgetError: ``budget`` is below what it costs when all leave at exit 0.
     """
-    if budget < costs.at_exit[0]:
+    num_exits = len(confidence)
+    cheapest = priced(costs, (1.0,) + (0.0,) * (num_exits - 1))
+    if budget < cheapest.at_exit[0]:
         raise BudgetError(
-            f"budget {costs.format(budget)} is below exit 0, the cheapest ({costs.format(costs.at_exit[0])}); "
+            f"budget {cheapest.format(budget)} is below exit 0, the cheapest ({cheapest.format(cheapest.at_exit[0])}); "
             "raise the budget or train a smaller first stage"
         )
-    at_exit = np.asarray(costs.at_exit)
-    num_exits = len(at_exit)
-    if budget >= at_exit[-1] or num_exits == 1:
+    if num_exits == 1 or budget >= priced(costs, (0.0,) * (num_exits - 1) + (1.0,)).at_exit[-1]:
         return (np.inf,) * (num_exits - 1) + (-np.inf,)
     doubt = -confidence
     ranks = np.argsort(doubt, axis=1, kind="stable")
@@ -86,6 +96,7 @@ def solve_thresholds(confidence: Scores, costs: Costs, budget: float) -> tuple[f
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         thresholds, counts = _leave_in_shares(doubt, ranks, exit_shares(middle, num_exits))
+        at_exit = np.asarray(priced(costs, tuple((counts / confidence.shape[1]).tolist())).at_exit)
         if counts @ at_exit <= budget * confidence.shape[1]:
             best, low = thresholds, middle
         else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from offramp.errors import BudgetError, ConfigError
+from offramp_runtime.errors import BudgetError, ConfigError
 
 UNITS: dict[str, tuple[str, float]] = {
     "MAC": ("MAC", 1.0),
@@ -15,6 +15,9 @@ UNITS: dict[str, tuple[str, float]] = {
     "us": ("ms", 1e-3),
     "ms": ("ms", 1.0),
     "s": ("ms", 1e3),
+    "uJ": ("J", 1e-6),
+    "mJ": ("J", 1e-3),
+    "J": ("J", 1.0),
 }
 """What budgets may be written in, each with the unit of :class:`Costs` it means and the factor."""
 
@@ -25,7 +28,7 @@ class Costs:
 
     at_exit: tuple[float, ...]
     """(K,), increasing where ``kind`` is cumulative."""
-    unit: Literal["MAC", "ms"]
+    unit: Literal["MAC", "ms", "J"]
     kind: Literal["cumulative", "direct"] = "cumulative"
     """``cumulative``: with all earlier exits, as staged evaluation pays it; ``direct``: that exit alone."""
     note: str = ""
@@ -43,15 +46,16 @@ class Costs:
 
 
 def format_cost(value: float, unit: str) -> str:
-    """A cost in ``unit`` (MAC or ms) with the unit a person would choose."""
+    """A cost in ``unit`` (MAC, ms or J) with the unit a person would choose."""
     if unit == "ms":
         return f"{value:.3g} ms"
-    name, factor = next((n, UNITS[n][1]) for n in ("GMAC", "MMAC", "KMAC", "MAC") if value >= UNITS[n][1] or n == "MAC")
-    return f"{value / factor:.4g} {name}"
+    names = ("J", "mJ", "uJ") if unit == "J" else ("GMAC", "MMAC", "KMAC", "MAC")
+    name = next((name for name in names if value >= UNITS[name][1]), names[-1])
+    return f"{value / UNITS[name][1]:.4g} {name}"
 
 
 def parse_budget(budget: float | str) -> tuple[float, str | None]:
-    """A budget as (number, unit): ``30e6`` → (30e6, None), ``"30MMAC"`` → (30e6, "MAC"), ``"2ms"`` → (2.0, "ms").
+    """A budget as (number, unit): ``30e6`` → (30e6, None), ``"30MMAC"`` → (30e6, "MAC"), ``"5mJ"`` → (0.005, "J").
 
     Raises:
         BudgetError: not a positive number, or a unit nobody knows.

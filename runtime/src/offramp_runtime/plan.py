@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from offramp.costs import UNITS, Costs
-from offramp.decide.budget import Outcome
-from offramp.decide.policies import Threshold
-from offramp.errors import ArtifactError, ConfigError
-from offramp.files import read_json, write_json
+from offramp_runtime.budget import Outcome
+from offramp_runtime.costs import UNITS, Costs
+from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.files import read_json, write_json
+from offramp_runtime.policies import Threshold
 
 FORMAT, VERSION = "offramp-plan", 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from offramp.errors import ArtifactError
+from offramp_runtime.errors import ArtifactError
 
 _UNFINISHED = ".offramp-unfinished"
 """Ends the names of files that are being written."""

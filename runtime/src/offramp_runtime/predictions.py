@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,22 +22,31 @@ class Predictions:
     @property
     def probabilities(self) -> NDArray[np.float32]:
         """(N, C), softmax of the logits."""
-        shifted = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))
-        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+        return softmax(self.logits)
 
     def __len__(self) -> int:
         return len(self.label)
 
     @classmethod
-    def at(cls, logits: Tensor, exit_index: Tensor) -> "Predictions":
+    def at(cls, logits: NDArray[np.float32], exit_index: NDArray[np.int64]) -> "Predictions":
         """From the logits (N, C) of the exits ``exit_index`` (N,)."""
-        probability, label = logits.float().softmax(-1).max(-1)
-        return cls(
-            label.cpu().numpy(), probability.cpu().numpy(), exit_index.cpu().numpy(), logits.float().cpu().numpy()
-        )
+        label = logits.argmax(axis=1)
+        probability = softmax(logits)[np.arange(len(label)), label]
+        return cls(label, probability, exit_index, logits)
+
+    @classmethod
+    def none(cls, num_classes: int) -> "Predictions":
+        """Of no images."""
+        return cls.at(np.empty((0, num_classes), np.float32), np.empty(0, np.int64))
 
     @classmethod
     def join(cls, parts: "list[Predictions]") -> "Predictions":
         """Several batches, one after the other."""
         fields = ("label", "probability", "exit_index", "logits")
         return cls(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), np.float32)

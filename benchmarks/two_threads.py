@@ -1,0 +1,68 @@
+"""What a second thread brings at batch 1, wall time."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+
+import torch
+
+import figures
+from common import interleaved, spread
+from figures import Figure
+from graphs import Run
+from offramp.report.tables import Table
+from phases import Measured, Network, Phase, public_code, ratios, staging
+from runtimes import Opened, config_of, random_images
+
+MOST_ROUNDS, PAUSE_S = 20, 0.02
+"""The pause is longer than idle threads of an engine keep spinning."""
+
+
+def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase:
+    """Each runtime with one and with two, float32, staged to the last exit.
+
+    Args:
+        network: which.
+        opened: its runtimes with one thread.
+        names: of the runtimes to compare.
+    """
+    config = config_of(network.variant)
+    image, reference = random_images(config, 1), public_code(config)
+    twice = Opened(config, names, ["fp32"], threads=2)
+    runs: dict[str, Run] = {}
+    for threads, runtimes in ((1, opened.runtimes), (2, twice.runtimes)):
+        runs[f"public code {threads}"] = with_threads(threads, partial(reference, image))
+        for name in names:
+            if (name, "fp32") in runtimes:
+                runs[f"{name} {threads}"] = with_threads(
+                    threads, staging(runtimes[name, "fp32"], image, config.exits - 1)
+                )
+    rounds, load = min(MOST_ROUNDS, network.rounds), os.getloadavg()[0]
+    torch.set_num_threads(2)
+    with torch.inference_mode():
+        times = interleaved(runs, rounds, pause_s=PAUSE_S)
+    torch.set_num_threads(1)
+    both = [name for name in ("public code", *names) if {f"{name} 1", f"{name} 2"} <= times.keys()]
+    gains = {name: ratios(times[f"{name} 1"], times[f"{name} 2"]) for name in both}
+    best = min(both[1:], key=lambda name: median(times[f"{name} 2"]), default="")
+    figure = Figure(
+        figures.TWO_THREADS[network.name], "", "fp32", best, times.get(f"{best} 2", []), gains.get(best, []),
+        "" if best else twice.reason("fp32"),
+    )  # fmt: skip
+    rows = tuple(
+        (name, spread(times[f"{name} 1"]), spread(times[f"{name} 2"]), f"{median(gains[name]):.2f}×") for name in both
+    )
+    table = Table(("staged, last exit, fp32", "one thread, ms", "two threads, ms", "gain"), rows)
+    title = f"{network.name}, batch 1, wall time, n = {rounds}, load average {load:.1f} (1 of it our own)"
+    return Phase(title, [Measured(figure)], table, times)
+
+
+def with_threads(threads: int, run: Run) -> Run:
+    """Sets PyTorch's threads before each run; other engines have their own."""
+
+    def running() -> object:
+        torch.set_num_threads(threads)
+        return run()
+
+    return running

@@ -1,0 +1,192 @@
+"""Does every runtime give the network's answers? Each network of the catalog x runtime x precision x batch of 1, 7 and 64.
+
+The error is the largest difference of any exit's logits, staged or direct, from those of the network itself, relative to the
+largest logit. float32 must stay within 1e-4. What lower precisions do to answers is told by the shipped model on the
+CIFAR-10 test images: top-1 agreement with float32 of at least 99.5 % (bf16) and 99 % (int8), accuracy within 0.3 points.
+
+Rows that are done are kept in results/verify.jsonl, so that an interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import offramp
+from common import RESULTS, markdown
+from offramp.catalog import entries, lookup
+from offramp.classifier import Classifier
+from offramp.classifier.folder import INT8, read
+from offramp.classifier.quantised import quantise, quantise_with
+from offramp.engine.opening import runtimes
+from offramp.errors import OfframpError
+from offramp.measure.machine import describe_machine
+from offramp.report.tables import Table
+from runtimes import config_of, model_folder, random_images
+
+BATCHES = (1, 7, 64)
+LIMIT = 1e-4
+AGREEMENT = {"fp32": 0.999, "bf16": 0.995, "int8": 0.99}
+POINTS = 0.3
+PRECISIONS = ("fp32", "bf16", "int8")
+Row = dict[str, Any]
+KEPT = RESULTS / "verify.jsonl"
+
+
+def main() -> None:
+    """Run what is missing, then print and keep the table; exit code 1 if a limit is broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder above cifar10/")
+    parser.add_argument("--variants", nargs="*", default=sorted(entries("nets", "VARIANTS")), help="networks by name")
+    parser.add_argument("--runtimes", nargs="*", default=sorted(runtimes()), help="runtimes by name")
+    parser.add_argument("--fresh", action="store_true", help="forget rows of an earlier run")
+    given = parser.parse_args()
+    if given.fresh:
+        KEPT.unlink(missing_ok=True)
+    done = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+    known = {(row["network"], row["runtime"], row["precision"]) for row in done}
+    for place in product(given.variants, given.runtimes, PRECISIONS):
+        if place not in known:
+            keep_row(compare(*place), done)
+    for row in shipped(given.data_root, given.runtimes, known):
+        keep_row(row, done)
+    broken = [row for row in done if row.get("broken")]
+    report(done)
+    if broken:
+        raise SystemExit(f"{len(broken)} rows break a limit")
+
+
+def keep_row(row: Row, done: list[Row]) -> None:
+    """Print a row and add it to those that are kept."""
+    done.append(row)
+    KEPT.parent.mkdir(exist_ok=True)
+    with KEPT.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row), flush=True)
+
+
+@torch.inference_mode()
+def compare(variant: str, runtime: str, precision: str) -> Row:
+    """One network with random weights in one runtime."""
+    began = time.perf_counter()
+    row: Row = {"network": variant, "runtime": runtime, "precision": precision}
+    try:
+        classifier = prepared(variant, precision).use(runtime, precision=precision)
+    except OfframpError as error:
+        return row | {"refused": str(error)}
+    errors = [error_of(classifier, batch) for batch in BATCHES]
+    broken = precision == "fp32" and max(errors) > LIMIT
+    return row | {"errors": errors, "broken": broken, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def prepared(variant: str, precision: str) -> Classifier:
+    """The network in a model folder, quantised where that is wanted."""
+    config = config_of(variant)
+    folder = model_folder(config)
+    classifier = read(folder)
+    if precision == "int8" and not (folder / INT8).exists():
+        batches = [random_images(config, 16).numpy()]
+        quantise_with(classifier, batches, folder / INT8)
+    return classifier
+
+
+def error_of(classifier: Classifier, batch: int) -> float:
+    """Largest relative error of any exit, staged and straight to the last."""
+    images = random_images(classifier.net.config, batch)  # type: ignore[arg-type]
+    runtime, worst = classifier.runtime, 0.0
+    state = runtime.start(images)
+    last = runtime.num_exits - 1
+    for k, expected in enumerate(classifier.net.walk(images)):
+        state, logits = runtime.step(k, state)
+        straight = runtime.direct(k, images) if k in (0, last) else logits
+        for found in (logits, straight):
+            worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+def shipped(data_root: Path, names: list[str], known: set[tuple[str, str, str]]) -> Iterator[Row]:
+    """The model in the package on all test images."""
+    source = lookup("data set", "cifar10", "data", "SOURCES").open(data_root)
+    test = source.split("test")
+    labels = torch.from_numpy(test.labels)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        offramp.load("cifar10", runtime="eager").save(folder)
+        reference = read(folder)
+        expected = reference.collect(test).argmax(-1)
+        accuracy = (expected == labels).float().mean(1)
+        quantise(reference, source, folder / INT8)
+        for runtime in names:
+            for precision in PRECISIONS:
+                if ("cifar10", runtime, precision) in known:
+                    continue
+                row: Row = {"network": "cifar10", "runtime": runtime, "precision": precision}
+                try:
+                    classifier = read(folder).use(runtime, precision=precision)
+                except OfframpError as error:
+                    yield row | {"refused": str(error)}
+                    continue
+                found = classifier.collect(test).argmax(-1)
+                agree = (found == expected).float().mean(1)
+                points = 100 * ((found == labels).float().mean(1) - accuracy)
+                broken = float(agree.min()) < AGREEMENT[precision] or float(points.abs().max()) > POINTS
+                yield row | {"agreement": agree.tolist(), "points": points.tolist(), "broken": broken}
+
+
+def report(rows: list[Row]) -> None:
+    """Write results/verify.md."""
+    machine = describe_machine(torch.device("cpu"))
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    ordered = sorted(rows, key=lambda row: (row["network"], row["runtime"], PRECISIONS.index(row["precision"])))
+    parity = [row for row in ordered if "errors" in row]
+    answers = [row for row in ordered if "agreement" in row]
+    refused = {(row["runtime"], row["precision"]): row["refused"] for row in ordered if "refused" in row}
+    text = f"# Every network in every runtime\n\n{facts}\n\n{__doc__.split('Rows that')[0].strip()}\n\n"
+    columns = ("network", "runtime", "precision", *(f"batch {batch}" for batch in BATCHES), "within the limit")
+    text += markdown(
+        Table(
+            columns,
+            tuple(
+                (
+                    row["network"],
+                    row["runtime"],
+                    row["precision"],
+                    *(f"{error:.1e}" for error in row["errors"]),
+                    "no" if row["broken"] else "yes" if row["precision"] == "fp32" else "",
+                )
+                for row in parity
+            ),
+        )
+    )
+    text += "\n## The shipped model on the 10,000 CIFAR-10 test images, least and largest over its exits\n\n"
+    text += markdown(
+        Table(
+            ("runtime", "precision", "agreement with fp32, %", "accuracy, points", "within the limits"),
+            tuple(
+                (
+                    row["runtime"],
+                    row["precision"],
+                    f"{100 * min(row['agreement']):.2f}",
+                    f"{min(row['points']):+.2f} … {max(row['points']):+.2f}",
+                    "no" if row["broken"] else "yes",
+                )
+                for row in answers
+            ),
+        )
+    )
+    text += "\n## Not to be had here\n\n"
+    text += markdown(
+        Table(("runtime", "precision", "reason"), tuple((*pair, reason) for pair, reason in sorted(refused.items())))
+    )
+    (RESULTS / "verify.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What :func:`offramp_runtime.load` returns: from images to answers, without PyTorch."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_runtime.budgeted import run_budgeted
+from offramp_runtime.bundle import Bundle
+from offramp_runtime.costs import Costs, parse_budget
+from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
+from offramp_runtime.plan import ExitPlan
+from offramp_runtime.predictions import Predictions
+from offramp_runtime.preprocess import Images
+from offramp_runtime.stage_clock import StageClock, learn
+from offramp_runtime.stages import Stages
+
+LEARNING_S = 1.0
+"""Seconds to measure the stages in, when a number of images is met first under a deadline."""
+
+
+class Model:
+    """An exported network with all that is needed to answer; it may be used by many threads.
+
+    Args:
+        bundle: where it came from.
+        stages: what computes.
+        place: of what measured milliseconds belong to.
+        clock: seconds, for tests.
+    """
+
+    batch_size = 256
+    """Images per step when many are given."""
+
+    def __init__(
+        self, bundle: Bundle, stages: Stages[Any], place: str, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.manifest = bundle.manifest
+        self.calibration = bundle.calibration
+        self.stages = stages
+        self._place = place
+        self._clock = clock
+        self._clocks: dict[int, StageClock] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, (C,)."""
+        return self.manifest.classes
+
+    @property
+    def costs(self) -> Costs:
+        """MACs of one image up to each exit."""
+        return self.manifest.costs
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        budget: float | str | None = None,
+        deadline_ms: float | None = None,
+        exit: int | None = None,
+        plan: ExitPlan | str | Path | None = None,
+        report: Callable[[int], None] | None = None,
+    ) -> Predictions:
+        """Answers for one or many images; by default at the last exit.
+
+        Args:
+            images: paths or PIL images (both need Pillow), or a uint8 array (N, H, W, C).
+            budget: mean cost per image: a number of MACs, or text such as ``"30MMAC"`` or ``"2ms"``.
+            deadline_ms: of this one call, from decoded pixels to answers. The first call with a new number of images
+                measures the stages before the clock starts.
+            exit: answer everything at this exit, going straight to it.
+            plan: a solved plan, or the file of one.
+            report: told how many images are answered after each batch (not under a deadline).
+
+        Raises:
+            ConfigError: more than one of the four, or no such exit.
+            BudgetError: a budget or deadline below exit 0, or a budget without a calibration.
+            ArtifactError: a plan made for another model or machine.
+            DataError: an image that cannot be read.
+        """
+        self._check_ways({"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan})
+        if deadline_ms is not None:
+            *_, answer = self.stream(images, deadline_ms)
+            return answer
+        pixels = self.manifest.preprocessing.decode(images)
+        if budget is not None:
+            plan = self.plan(budget, len(pixels))
+        if isinstance(plan, str | Path):
+            plan = ExitPlan.load(Path(plan))
+        if plan is None:
+            k = self.manifest.num_exits - 1 if exit is None else exit
+            return self._batches(pixels, lambda batch: (self.stages.direct(k, batch), np.full(len(batch), k)), report)
+        self._check_plan(plan)
+        policy = plan.policy
+        return self._batches(pixels, lambda batch: run_budgeted(self.stages, batch, policy), report)
+
+    def stream(self, images: Images, deadline_ms: float = math.inf) -> Iterator[Predictions]:
+        """Yield the answer at exit 0, 1, … until the next would miss the deadline.
+
+        Raises:
+            BudgetError: the deadline is too short for exit 0.
+            DataError: an image that cannot be read.
+        """
+        if not deadline_ms > 0:
+            raise BudgetError(f"deadline {deadline_ms:g} ms: must be a positive number of milliseconds")
+        pixels = self.manifest.preprocessing.decode(images)
+        stages = self._stage_clock(len(pixels)) if deadline_ms < math.inf else None
+        began = self._clock()
+        if stages is not None and not stages.fits(0, deadline_ms):
+            raise BudgetError(
+                f"deadline {deadline_ms:g} ms is too short for exit 0, which takes about {stages.allow_ms(0):.3g} ms "
+                "here; allow more time, give fewer images per call, or take a smaller network"
+            )
+        yield from self._answers(pixels, stages, began, deadline_ms)
+
+    def plan(self, budget: float | str, batch: int | None = None) -> ExitPlan:
+        """The plan for a mean cost per image, solved from the calibration; milliseconds are measured first."""
+        if self.calibration is None:
+            raise BudgetError(
+                "this bundle has no calibration to solve a budget from; calibrate the model and export it again"
+            )
+        value, unit = parse_budget(budget)
+        if unit in (None, "MAC"):
+            return self.calibration.solve(value, self.costs)
+        if unit != "ms":
+            raise BudgetError(f"budget '{budget}': a bundle measures ms and knows MACs; give one of these")
+        costs = self._measured(min(batch or self.batch_size, self.batch_size))
+        return replace(self.calibration.solve(value, costs), machine=self._place)
+
+    def _measured(self, batch: int) -> Costs:
+        clock = self._stage_clock(batch)
+        per_image = np.cumsum([clock.median_ms(k) / batch for k in range(self.manifest.num_exits)])
+        return Costs(tuple(per_image.tolist()), "ms", note=f"measured at batch size {batch}")
+
+    def _stage_clock(self, count: int) -> StageClock:
+        if count not in self._clocks:
+            form = self.manifest.preprocessing
+            shape = (count, form.image_size, form.image_size, form.channels)
+            pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+            def run(stages: StageClock) -> Iterator[Predictions]:
+                return self._answers(pixels, stages, self._clock(), math.inf)
+
+            self._clocks[count] = learn(run, self.manifest.num_exits, 0.99, LEARNING_S, self._clock)
+        return self._clocks[count]
+
+    def _answers(
+        self, pixels: NDArray[np.uint8], stages: StageClock | None, began: float, deadline_ms: float
+    ) -> Iterator[Predictions]:
+        state = self.stages.start(self.manifest.preprocessing.network_input(pixels))
+        lap = began
+        for k in range(self.manifest.num_exits):
+            if k > 0 and stages is not None and not stages.fits(k, deadline_ms - (lap - began) * 1e3):
+                return
+            state, logits = self.stages.step(k, state)
+            answer = Predictions.at(logits, np.full(len(logits), k))
+            if stages is not None:
+                stages.saw(k, (self._clock() - lap) * 1e3)
+            yield answer
+            lap = self._clock()
+
+    def _batches(
+        self,
+        pixels: NDArray[np.uint8],
+        run: Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.int64]]],
+        report: Callable[[int], None] | None,
+    ) -> Predictions:
+        if not len(pixels):
+            return Predictions.none(len(self.classes))
+        parts = []
+        for first in range(0, len(pixels), self.batch_size):
+            batch = self.manifest.preprocessing.network_input(pixels[first : first + self.batch_size])
+            parts.append(Predictions.at(*run(batch)))
+            if report is not None:
+                report(min(first + self.batch_size, len(pixels)))
+        return Predictions.join(parts)
+
+    def _check_ways(self, ways: dict[str, object]) -> None:
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
+        exit_index = ways["exit"]
+        if isinstance(exit_index, int) and not 0 <= exit_index < self.manifest.num_exits:
+            raise ConfigError(f"exit {exit_index}: this network has exits 0 … {self.manifest.num_exits - 1}")
+
+    def _check_plan(self, plan: ExitPlan) -> None:
+        if plan.identity != self.manifest.identity:
+            raise ArtifactError(
+                f"the plan was made for {plan.identity[:8]}, this model is {self.manifest.identity[:8]}; solve it again"
+            )
+        if plan.machine is not None and plan.machine != self._place:
+            raise ArtifactError(
+                f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is {self._place[:8]} "
+                "(hardware, threads and runtime count); solve it again here"
+            )

@@ -1,0 +1,314 @@
+"""Stages in OpenVINO.
+
+Its convolutions keep feature maps with channels last. So that stages hand them over as they are, the borders are declared
+channels last too, and in the type the stages compute in. That spares the conversions only where the number of images is
+known when a graph is compiled: batches are therefore run in parts of a few fixed sizes, each compiled when first needed.
+"""
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_runtime import __version__, states
+from offramp_runtime.cache import cached
+from offramp_runtime.cancellation import Cancellation
+from offramp_runtime.errors import ConfigError, MissingExtraError
+from offramp_runtime.graph import IMAGES, WEIGHTS
+from offramp_runtime.machine import cpu_features, cpu_name, version_of
+from offramp_runtime.pool import LARGE_BYTES, Lent, Pool, Tensors
+from offramp_runtime.precision import Precision
+from offramp_runtime.states import TensorState
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, InferRequest, Model, Tensor
+
+
+_SIZES = (64, 16, 4, 1)
+"""Numbers of images graphs are compiled for; a batch is cut into the largest that fit."""
+_BLOB = "compiled.blob"
+
+
+class OpenVINOStages:
+    """The stages of one network.
+
+    States may be stepped from several threads at once; OpenVINO lets calls of the same stage wait for each other. Each
+    graph holds weights of its own in memory: those straight to an exit share none with the stages.
+
+    Args:
+        stages: graphs of the stages, (K,).
+        direct: graphs straight to each exit, (K,).
+        threads: that compute one call.
+        precision: to compute in; for int8, the graphs must have been quantised.
+        digest: of all graphs and weights; what is compiled is kept in the cache under it.
+
+    Raises:
+        ConfigError: bf16 on a CPU without it.
+        MissingExtraError: openvino is not installed.
+    """
+
+    def __init__(
+        self, stages: Sequence[Path], direct: Sequence[Path], *, threads: int, precision: Precision, digest: str
+    ) -> None:
+        compiler = _Compiler(threads, precision, digest)
+        self._stages = [_Graph(path, compiler) for path in stages]
+        self._direct = [_Graph(path, compiler) for path in direct]
+        self._pool = Pool(_tensor)
+        for stage in self._stages:
+            stage.prepare()
+        # What a later stage still reads: everything else is let go of after its last reader.
+        self._alive = [
+            frozenset(name for later in self._stages[k + 1 :] for name in later.reads) for k in range(len(stages))
+        ]
+
+    @property
+    def num_exits(self) -> int:
+        """K."""
+        return len(self._stages)
+
+    def start(self, images: NDArray[np.float32]) -> TensorState:
+        """State before stage 0, for normalised images (N, C, H, W)."""
+        return TensorState(len(images), {IMAGES: states.own(images, self._pool)})
+
+    def step(self, k: int, state: TensorState) -> tuple[TensorState, NDArray[np.float32]]:
+        """Run stage k; returns the next state and the logits (N, C) of exit k."""
+        stage = self._stages[k]
+        logits, *made = stage.run(state.tensors, state.samples, self._pool)
+        tensors = {**state.tensors, **dict(zip(stage.gives[1:], made, strict=True))}
+        kept = {name: lent for name, lent in tensors.items() if name in self._alive[k]}
+        return TensorState(state.samples, kept), np.array(logits.array, np.float32)
+
+    def step_unless(
+        self, cancelled: Cancellation, k: int, state: TensorState
+    ) -> tuple[TensorState, NDArray[np.float32]] | None:
+        """:meth:`step`, or None when ``cancelled`` was set before the stage was done.
+
+        A stage that has begun is computed to its end: OpenVINO can only give up what it computes in threads of its own,
+        and handing every stage to one costs more than it saves.
+        """
+        if cancelled.is_set:
+            return None
+        done = self.step(k, state)
+        return None if cancelled.is_set else done
+
+    def take(self, state: TensorState, rows: NDArray[np.int64]) -> TensorState:
+        """The state of the samples ``rows`` (M,), in that order."""
+        return states.take(state, rows, self._pool)
+
+    def join(self, states_: Sequence[TensorState]) -> TensorState:
+        """The state of all samples of several states, one after the other."""
+        return states.join(states_, self._pool)
+
+    def direct(self, k: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        graph = self._direct[k]
+        graph.prepare()
+        (logits,) = graph.run({IMAGES: states.own(images, self._pool)}, len(images), self._pool)
+        return np.array(logits.array, np.float32)
+
+
+class _Graph:
+    """One graph, compiled for some numbers of images."""
+
+    reads: tuple[str, ...]
+    gives: tuple[str, ...]
+
+    def __init__(self, path: Path, compiler: "_Compiler") -> None:
+        self._path = path
+        self._compiler = compiler
+        self._compiling = threading.Lock()
+        self._compiled: dict[int, CompiledModel] = {}
+        self._idle: dict[int, deque[_Request]] = {}
+
+    def prepare(self) -> None:
+        """Compile for one image, which tells what goes in and out."""
+        if 1 in self._compiled:
+            return
+        model = self._for_size(1)
+        self.reads = tuple(port.any_name for port in model.inputs)
+        self.gives = tuple(port.any_name for port in model.outputs)
+        self._made = [(tuple(port.shape)[1:], _array_type(port.element_type)) for port in model.outputs]
+
+    def run(self, tensors: Tensors, samples: int, pool: Pool) -> list[Lent]:
+        """The outputs, in memory of the pool."""
+        read = [tensors[name] for name in self.reads]
+        made = [pool.lend((samples, *shape), dtype) for shape, dtype in self._made]
+        for first, size in _parts(samples):
+            self._run_part(size, *([_part(lent, first, size) for lent in side] for side in (read, made)))
+        return made
+
+    def _run_part(self, size: int, read: "list[Tensor]", written: "list[Tensor]") -> None:
+        model = self._for_size(size)
+        idle = self._idle[size]
+        try:
+            request = idle.pop()
+        except IndexError:
+            request = _Request(model.create_infer_request(), len(self.reads), len(self.gives))
+        request.run(read, written)
+        idle.append(request)
+
+    def _for_size(self, size: int) -> "CompiledModel":
+        model = self._compiled.get(size)
+        if model is None:
+            with self._compiling:
+                model = self._compiled.get(size)
+                if model is None:
+                    model = self._compiler.compiled(self._path, size)
+                    self._idle[size] = deque()
+                    self._compiled[size] = model
+        return model
+
+
+class _Request:
+    """What runs a graph, for one thread at a time.
+
+    Telling it anew where to read and write takes as long as a small convolution, and most often that is the memory of
+    before.
+    """
+
+    def __init__(self, request: "InferRequest", reads: int, gives: int) -> None:
+        self._request = request
+        self._read: list[Tensor | None] = [None] * reads
+        self._written: list[Tensor | None] = [None] * gives
+
+    def run(self, read: "list[Tensor]", written: "list[Tensor]") -> None:
+        for place, tensor in enumerate(read):
+            if self._read[place] is not tensor:
+                self._request.set_input_tensor(place, tensor)
+                self._read[place] = _unless_large(tensor)
+        for place, tensor in enumerate(written):
+            if self._written[place] is not tensor:
+                self._request.set_output_tensor(place, tensor)
+                self._written[place] = _unless_large(tensor)
+        self._request.infer(share_outputs=True)  # they are not copied; where they go has been said
+
+
+class _Compiler:
+    """Compiles graphs as this module wants them, and keeps what it has compiled between starts."""
+
+    def __init__(self, threads: int, precision: Precision, digest: str) -> None:
+        self._core = _core()
+        if precision == "bf16":
+            _need_bf16(self._core)
+        self._bf16 = precision == "bf16"
+        self._settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            # Never the default, which is bf16 wherever the CPU has it.
+            "INFERENCE_PRECISION_HINT": "bf16" if self._bf16 else "f32",
+            "NUM_STREAMS": 1,
+            # Threads bound to a core wait for whoever else computes there.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._belongs_to = {
+            "graphs": digest,
+            "settings": {name: str(value) for name, value in self._settings.items()},
+            "openvino": version_of("openvino"),
+            "offramp-runtime": __version__,
+            "cpu": [cpu_name(), sorted(cpu_features())],
+        }
+
+    def compiled(self, path: Path, size: int) -> "CompiledModel":
+        """The graph for that many images; compiled now or at an earlier start."""
+        belongs_to = {**self._belongs_to, "graph": path.name, "images": size}
+        folder = cached("openvino", belongs_to, partial(self._compile, path, size))
+        return self._core.import_model((folder / _BLOB).read_bytes(), "CPU", self._settings)
+
+    def _compile(self, path: Path, size: int, folder: Path) -> None:
+        model = self._core.read_model(path)
+        model.reshape({port.any_name: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
+        compiled = self._core.compile_model(self._with_native_borders(model), "CPU", self._settings)
+        (folder / _BLOB).write_bytes(compiled.export_model().getvalue())
+
+    def _with_native_borders(self, model: "Model") -> "Model":
+        """The same model with maps from and to other stages channels last, and in bf16 if that is computed in."""
+        from openvino import Layout, Type
+        from openvino.preprocess import PrePostProcessor
+
+        change = PrePostProcessor(model)
+        borders = [(port, change.input(n)) for n, port in enumerate(model.inputs) if port.any_name != IMAGES]
+        borders += [(port, change.output(n)) for n, port in enumerate(model.outputs) if n > 0]
+        for port, border in borders:
+            if len(port.partial_shape) == 4:
+                border.model().set_layout(Layout("NCHW"))
+                border.tensor().set_layout(Layout("NHWC"))
+            if self._bf16 and port.element_type == Type.f32:
+                border.tensor().set_element_type(Type.bf16)
+        return change.build()
+
+
+def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precision) -> OpenVINOStages:
+    """The stages of a bundle's folder.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+        ConfigError: bf16 on a CPU without it.
+        ArtifactError: the cache cannot be written.
+    """
+    stages, direct = ([folder / f"{part}-{k}.onnx" for k in range(num_exits)] for part in ("stage", "direct"))
+    digest = hashlib.sha256()
+    for path in (*stages, *direct, folder / WEIGHTS):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return OpenVINOStages(stages, direct, threads=threads, precision=precision, digest=digest.hexdigest())
+
+
+def _core() -> "Core":
+    if find_spec("openvino") is None:
+        raise MissingExtraError(
+            "runtime 'openvino' needs openvino, which is not installed; install it: pip install 'offramp-runtime[openvino]'"
+        )
+    from openvino import Core
+
+    return Core()
+
+
+def _need_bf16(core: "Core") -> None:
+    """Asked for bf16 on another CPU, OpenVINO would compute in float32 and not say so."""
+    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in able:
+        raise ConfigError(
+            f"precision bf16 in OpenVINO needs a CPU with avx512_bf16 or amx_bf16, this one has {', '.join(able)}; "
+            "take fp32 or int8"
+        )
+
+
+def _parts(samples: int) -> Iterator[tuple[int, int]]:
+    """First image and size of each part."""
+    first = 0
+    for size in _SIZES:
+        while samples - first >= size:
+            yield first, size
+            first += size
+
+
+def _part(lent: Lent, first: int, size: int) -> "Tensor":
+    if len(lent.array) == size:
+        whole: Tensor = lent.block.value
+        return whole
+    return _tensor(lent.array[first : first + size])
+
+
+def _unless_large(tensor: "Tensor") -> "Tensor | None":
+    """Nothing for memory of many images, which would be held here though it is rarely needed again."""
+    return tensor if tensor.byte_size <= LARGE_BYTES else None
+
+
+def _tensor(array: NDArray[Any]) -> "Tensor":
+    """The same memory as OpenVINO calls it; NumPy has no bf16, so uint16 stands for it."""
+    from openvino import Shape, Tensor, Type
+
+    if array.dtype == np.uint16:
+        return Tensor(array, Shape(array.shape), Type.bf16)
+    return Tensor(array, shared_memory=True)
+
+
+def _array_type(element_type: Any) -> str:
+    from openvino import Type
+
+    return "<u2" if element_type == Type.bf16 else np.dtype(element_type.to_dtype()).str

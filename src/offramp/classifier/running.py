@@ -1,0 +1,82 @@
+"""Which runtime computes for a classifier."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from offramp.engine.choose import choose
+from offramp.engine.opening import AUTO, AnyRuntime, Subject, open_runtime
+from offramp.errors import ConfigError
+from offramp.measure.machine import fingerprint
+from offramp.nets.base import MultiExitNet
+from offramp_runtime.precision import Precision, check_precision
+
+
+class Running:
+    """The network itself, until a runtime is chosen; opened anew when the weights have changed since.
+
+    Args:
+        net: whose stages are run.
+        digest: of its weights as they are stored.
+    """
+
+    def __init__(self, net: MultiExitNet, digest: Callable[[], str]) -> None:
+        self._net = net
+        self._digest = digest
+        self.name: str | None = None
+        """Of the runtime; None for the network itself."""
+        self.precision: Precision = "fp32"
+        self.int8_graph: Path | None = None
+        """The quantised graph, where there is one."""
+        self._threads: int | None = None
+        self._opened: tuple[str, AnyRuntime] | None = None
+
+    @property
+    def runtime(self) -> AnyRuntime:
+        """What computes."""
+        if self.name is None:
+            return self._net
+        digest = self._digest()
+        if self._opened is None or self._opened[0] != digest:
+            self._opened = digest, open_runtime(self.name, self.subject(self.precision))
+        return self._opened[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are taken."""
+        return next(self._net.parameters()).device
+
+    @property
+    def threads(self) -> int:
+        """That compute one call."""
+        return self._threads or torch.get_num_threads()
+
+    @property
+    def machine(self) -> str:
+        """Fingerprint of what measured milliseconds belong to: hardware, threads, PyTorch and runtime."""
+        return fingerprint(self.device, f"{self.name or 'net'} {self.precision} {self.threads}")
+
+    def use(self, name: str, precision: str, threads: int | None) -> None:
+        """Run with this runtime from now on.
+
+        Raises:
+            ConfigError: no such runtime or precision, or it cannot be had here.
+            MissingExtraError: a package it needs is not installed.
+            ArtifactError: int8 of a model that has not been quantised.
+        """
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
+        before = self._threads
+        self._threads = threads
+        try:
+            subject = self.subject(check_precision(precision))
+            name, runtime = choose(subject) if name == AUTO else (name, open_runtime(name, subject))
+        except Exception:
+            self._threads = before
+            raise
+        self.name, self.precision, self._opened = name, subject.precision, (subject.digest, runtime)
+
+    def subject(self, precision: Precision) -> Subject:
+        """The network as it is now, to be run or exported at this precision."""
+        return Subject(self._net, self._digest(), precision, self.threads, self.device, self.int8_graph)

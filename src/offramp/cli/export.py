@@ -1,0 +1,45 @@
+"""``offramp export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offramp.cli.options import Json, Model, PrecisionName
+
+
+def run(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder to write; an earlier bundle in it is replaced.", metavar="DIR")],
+    format: Annotated[
+        str, typer.Option(help="onnx or openvino (run by offramp-runtime, without PyTorch), torch-export, executorch.")
+    ] = "onnx",
+    precision: PrecisionName = "fp32",
+    json: Json = False,
+) -> None:
+    """Write a bundle that exits: one graph per stage, one straight to each exit, the weights once, and a manifest.
+
+    `pip install offramp-runtime[onnx]` runs it where there is no PyTorch: offramp_runtime.load(DIR).predict(IMAGES,
+    budget="20MMAC"). The calibration of the precision goes along, so that any budget can be solved there.
+    """
+    from offramp.classifier.entry import find
+    from offramp.classifier.folder import read
+    from offramp.cli.show import remark, say, say_json
+    from offramp.export.bundle import check_place, export
+    from offramp_runtime.precision import check_precision
+
+    check_place(out)
+    classifier = read(find(model))
+    chosen = check_precision(precision)
+    if classifier.calibration_at(chosen) is None:
+        remark(f"no calibration of {chosen} goes along, so budgets will be refused; make one with: offramp calibrate")
+    manifest = export(classifier, format, out, precision=chosen)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if json:
+        say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
+        return
+    say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
+    if format in ("onnx", "openvino"):
+        say(
+            f"run it with: python -c \"import offramp_runtime; print(offramp_runtime.load('{out}').predict('image.png'))\""
+        )

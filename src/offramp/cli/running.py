@@ -1,0 +1,25 @@
+"""Opening a model with what shall run it."""
+
+from offramp.classifier import Classifier
+from offramp.classifier.entry import find
+from offramp.classifier.folder import read
+from offramp.cli.device import pick_device
+from offramp.cli.show import waiting
+
+
+def open_model(
+    model: str, *, runtime: str = "auto", precision: str = "fp32", threads: int | None = None, device: str = "auto"
+) -> Classifier:
+    """The model, run as asked; says what takes long meanwhile.
+
+    Args:
+        model: folder or name.
+        runtime: name, or auto.
+        precision: name.
+        threads: of one call.
+        device: name, or auto.
+    """
+    classifier = read(find(model))
+    classifier.net.to(pick_device(device))
+    with waiting(f"getting runtime '{runtime}' ready; for a new network this takes up to a minute, once"):
+        return classifier.use(runtime, precision=precision, threads=threads)

@@ -1,0 +1,112 @@
+"""A network as ONNX graphs: one per stage, one straight to each exit, all weights once."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from offramp.errors import MissingExtraError
+from offramp.nets.base import MultiExitNet
+from offramp_runtime import graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+ALIGN = 8
+"""Channels are padded to a multiple of it: the runtimes keep them in blocks of 8 or 16 and reorder what does not fit."""
+
+
+class _AllExits(nn.Module):
+    """The logits of all exits, as a tuple."""
+
+    def __init__(self, net: MultiExitNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net.walk(images))
+
+
+def write_graphs(net: MultiExitNet, folder: Path, int8_graph: Path | None = None) -> None:
+    """Write ``stage-k.onnx``, ``direct-k.onnx`` and their weights; float32, any number of images of the network's size.
+
+    Args:
+        net: any network, on any device.
+        folder: an empty one.
+        int8_graph: a quantised graph of all exits, to be cut instead of that of ``net``.
+
+    Raises:
+        MissingExtraError: the packages for it are not installed.
+    """
+    _need_exporter()
+    whole = whole_graph(net) if int8_graph is None else graph.read(int8_graph)
+    models = {f"stage-{k}.onnx": piece.model for k, piece in enumerate(graph.cut_stages(whole, net.num_exits))}
+    models |= {f"direct-{k}.onnx": graph.cut_direct(whole, k).model for k in range(net.num_exits)}
+    graph.write(models, folder)
+
+
+def write_whole(net: MultiExitNet, path: Path) -> None:
+    """Write the graph of all exits as one file, weights inside.
+
+    Raises:
+        MissingExtraError: the packages for it are not installed.
+    """
+    _need_exporter()
+    path.write_bytes(whole_graph(net).SerializeToString())
+
+
+def whole_graph(net: MultiExitNet) -> "ModelProto":
+    """The graph of all exits."""
+    _need_exporter()
+    # Splitting a merged convolution's output costs more in blocks of channels than merging saves.
+    fused = net.fused(align=ALIGN, merge=False).cpu()
+    side = net.config.image_size
+    example = torch.zeros(2, net.config.image_channels, side, side)  # a batch of one would be taken for a constant
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it lists optional packages that are not needed
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter's own making
+            program = torch.onnx.export(
+                _AllExits(fused),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+                input_names=[graph.IMAGES],
+                output_names=[graph.logits_name(k) for k in range(net.num_exits)],
+                dynamic_shapes=({0: torch.export.Dim("samples", min=1)},),
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return _stripped(program.model_proto)
+
+
+def _stripped(model: "ModelProto") -> "ModelProto":
+    """Without notes on the source code every node was made from, which hold the paths of this machine."""
+    for part in (
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+        model.graph,
+        model,
+    ):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
+
+
+def _need_exporter() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"writing ONNX graphs needs {error.name}, which is not installed; install it: pip install 'offramp[onnx]'"
+        ) from None

@@ -1,0 +1,63 @@
+"""Runtime ``onnx``: ONNX Runtime on the CPU, stages handing over feature maps in its own layout."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from offramp import __version__
+from offramp.engine.exported import ExportedRuntime
+from offramp.engine.graphs import ALIGN, write_graphs
+from offramp.engine.opening import RuntimeSpec, Subject
+from offramp.errors import ConfigError, MissingExtraError, OfframpError
+from offramp_runtime.cache import cached
+from offramp_runtime.machine import version_of
+
+
+def _open(subject: Subject) -> ExportedRuntime:
+    from offramp_runtime.onnx import open_stages
+
+    folder = graphs_of(subject)
+    return ExportedRuntime(open_stages(folder, subject.net.num_exits, threads=subject.threads))
+
+
+def graphs_of(subject: Subject) -> Path:
+    """The folder of the network's portable graphs, written when first asked for."""
+    belongs_to = {
+        "net": subject.net.config.to_json() | {"family": subject.net.config.family},
+        "weights": subject.digest,
+        "precision": subject.precision if subject.precision == "int8" else "fp32",
+        "align": ALIGN,
+        "offramp": __version__,
+        "torch": version_of("torch"),
+        "onnxscript": version_of("onnxscript"),
+    }
+    return cached(
+        "graphs",
+        belongs_to,
+        lambda folder: write_graphs(subject.net, folder, subject.int8_graph if subject.precision == "int8" else None),
+    )
+
+
+def _why_not(subject: Subject) -> OfframpError | None:
+    return missing(("onnx", "onnxruntime", "onnxscript"), "onnx") or needs_cpu("onnx", subject)
+
+
+def missing(packages: tuple[str, ...], extra: str) -> MissingExtraError | None:
+    """What to raise where one of the packages of an extra is not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            return MissingExtraError(
+                f"runtime '{extra}' needs {package}, which is not installed; install it: pip install 'offramp[{extra}]'"
+            )
+    return None
+
+
+def needs_cpu(name: str, subject: Subject) -> ConfigError | None:
+    """What to raise where a runtime of the CPU was asked to run elsewhere."""
+    if subject.device.type != "cpu":
+        return ConfigError(
+            f"runtime '{name}' runs on the CPU, not on {subject.device}; take 'eager' or 'compiled' there"
+        )
+    return None
+
+
+RUNTIMES = {"onnx": RuntimeSpec(("fp32", "int8"), _open, _why_not)}

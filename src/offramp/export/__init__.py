@@ -1,0 +1,1 @@
+"""Bundles: networks as files that other runtimes run, exits and all."""

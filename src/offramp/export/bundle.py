@@ -1,0 +1,131 @@
+"""Writing a bundle: graphs in one format, and a manifest with all that is needed to answer."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offramp import __version__
+from offramp.catalog import lookup
+from offramp.classifier import Classifier
+from offramp.engine.opening import Subject
+from offramp.errors import ArtifactError, ConfigError
+from offramp.measure.macs import direct_macs
+from offramp_runtime.bundle import Manifest, read_bundle, write_manifest
+from offramp_runtime.machine import version_of
+from offramp_runtime.precision import Precision
+
+GraphFacts = Mapping[str, Any]
+"""Of a stage: ``stage`` and ``direct``, names of files, and ``reads`` and ``gives``, lists of tensors."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of bundle; entries of ``FORMATS`` in the modules of this package."""
+
+    precisions: tuple[Precision, ...]
+    write: Callable[[Subject, Path], Sequence[GraphFacts]]
+    """Fills a folder with graphs and says what they are."""
+    packages: tuple[str, ...]
+    """Whose versions the manifest names."""
+
+
+def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision = "fp32") -> Manifest:
+    """Write a bundle; the folder appears whole or not at all.
+
+    Args:
+        classifier: its calibration of that precision goes along.
+        kind: ``onnx``, ``openvino``, ``torch-export`` or ``executorch``.
+        out: a folder that does not exist, or holds an earlier bundle, which is replaced.
+        precision: of the graphs.
+
+    Raises:
+        ConfigError: no such format, or it does not have the precision.
+        ArtifactError: ``out`` holds something else, or int8 of a model that has not been quantised.
+        DataError: a model without preprocessing.
+        MissingExtraError: a package that writes the format is not installed.
+    """
+    chosen: Format = lookup("export format", kind, "export", "FORMATS")
+    if precision not in chosen.precisions:
+        raise ConfigError(f"format '{kind}' has no {precision}; it has {', '.join(chosen.precisions)}")
+    check_place(out)
+    preprocessing = classifier.need_preprocessing()
+    subject = classifier.running.subject(precision)
+    identity = classifier.identity_at(precision)
+    unfinished = _new_folder(out)
+    try:
+        graphs = chosen.write(subject, unfinished)
+        manifest = Manifest(
+            kind,
+            precision,
+            identity,
+            classifier.classes,
+            preprocessing,
+            classifier.costs,
+            direct_macs(classifier.net).at_exit,
+            tuple(graphs),
+            None,
+            {"offramp": __version__} | {package: version_of(package) for package in chosen.packages},
+        )
+        write_manifest(unfinished, manifest, classifier.calibration_at(precision))
+        if out.exists():
+            shutil.rmtree(out)
+        unfinished.chmod(0o755)
+        unfinished.rename(out)
+    except OSError as error:
+        raise _unwritable(out, error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return manifest
+
+
+def _new_folder(out: Path) -> Path:
+    """An empty one beside ``out``, on the same disk."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{out}: cannot be written ({error.strerror or error}); check folder and disk")
+
+
+def check_place(out: Path) -> None:
+    """Refuse to replace anything but a bundle.
+
+    Raises:
+        ArtifactError: something else is there.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        read_bundle(out)
+    except ArtifactError:
+        raise ArtifactError(f"{out}: exists and is no whole bundle; choose another --out, or remove it first") from None
+
+
+def described(
+    tensors: Mapping[str, Sequence[int]], samples: int | None = None, dtypes: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Tensors between stages, for the manifest.
+
+    Args:
+        tensors: by name the shape without the first axis, which counts samples.
+        samples: how many there always are; None where their number is open.
+        dtypes: by name, where it is not float32.
+    """
+    kinds = dtypes or {}
+    first = "N" if samples is None else samples
+    return [
+        {
+            "name": name,
+            "shape": [first, *shape],
+            "layout": "NC" if len(shape) == 1 else "NCHW",
+            "dtype": kinds.get(name, "float32"),
+        }
+        for name, shape in tensors.items()
+    ]

@@ -1,0 +1,67 @@
+"""Batch norms folded into the convolutions before them, for inference only."""
+
+import copy
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from offramp.nets.layers import ConvNormReLU
+
+
+class ConvReLU(nn.Conv2d):
+    """Convolution with bias, then ReLU; "same" padding for odd kernels; nothing to train.
+
+    Args:
+        weight: (out, in, kernel, kernel).
+        bias: (out,).
+        stride: of the convolution.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
+        out_channels, in_channels, kernel_size, _ = weight.shape
+        # On the meta device, since what would be drawn there is replaced at once.
+        super().__init__(in_channels, out_channels, kernel_size, stride, kernel_size // 2, device="meta")
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias: nn.Parameter = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, out, H, W) of (N, in, H, W)."""
+        return F.relu_(super().forward(features))
+
+
+class SpatialMean(nn.Module):
+    """Pooling to one pixel that keeps no trace of the batch size in an exported graph, as flattening would."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C) of (N, C, H, W)."""
+        return features.mean((2, 3))
+
+
+@torch.no_grad()
+def fold(layer: ConvNormReLU) -> ConvReLU:
+    """The same layer in eval mode, as one convolution, in float32."""
+    conv, norm, _ = layer
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight.float(), conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return ConvReLU(weight.detach(), bias.detach(), conv.stride[0])
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def fold_all(net: N) -> N:
+    """A float32 copy of ``net`` in eval mode in which every convolution with a norm is one convolution."""
+    folded = copy.deepcopy(net).float().eval().requires_grad_(False)
+    for parent in list(folded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvNormReLU):
+                setattr(parent, name, fold(child))
+    return folded
