@@ -27,7 +27,7 @@ from offramp.report.tables import Table
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
-_ROUNDS, _ROUNDS_64, _BATCH, _CALIBRATION = 60, 8, 250, 512
+_ROUNDS, _ROUNDS_64, _BATCH, _CALIBRATION = 60, 8, 50, 512
 
 
 def _quantizer(**changes: object) -> Any:
