@@ -16,7 +16,7 @@ class EagerRuntime:
 
     Dense features are concatenated. A buffer per scale, into whose slices the layers write, was measured in both layouts:
     its slices are strided but for one image in NCHW, so convolutions copy them, and matrix products that can read them
-    take as long as convolution and concatenation together. It gained 4 % at most, and lost with 64 images.
+    take as long as convolution and concatenation together. It gained little for one image and lost with 64.
 
     Args:
         net: any network; its weights are copied.
