@@ -12,22 +12,26 @@ import torch
 from offramp.measure.machine import describe_machine
 from offramp.report.tables import Table
 
+WAKING = 3
 RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, pause_s: float = 0
+    variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, settle_s: float = 0
 ) -> dict[str, list[float]]:
     """Milliseconds of each variant, all of them once per round, so that a noisy moment hits all alike.
 
-    With one thread process CPU time is taken, which preemption does not change; with more, wall time. ``pause_s`` before each
-    lets the threads of the one before fall asleep.
+    With one thread process CPU time is taken, which preemption does not change; with more, wall time. With
+    ``settle_s`` a pause before each lets the threads of the one before fall asleep, and some runs let its own wake up.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(warmup + rounds):
         for name, run in variants.items():
-            time.sleep(pause_s)
+            if settle_s:
+                time.sleep(settle_s)
+                for _ in range(WAKING):
+                    run()
             began = clock()
             run()
             if turn >= warmup:

@@ -70,10 +70,9 @@ def onnx_session(path: Path, threads: int, profile: Path | None = None) -> Any:
 
 def openvino_model(path: Path, images: Tensor, precision: str, threads: int, *, profile: bool = False) -> Any:
     """A compiled OpenVINO model for such images; with ``profile`` its requests know the times of their operators."""
-    import openvino
+    from offramp_runtime.openvino import core
 
-    core = openvino.Core()
-    model = core.read_model(path)
+    model = core().read_model(path)
     model.reshape(list(images.shape))
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -82,4 +81,4 @@ def openvino_model(path: Path, images: Tensor, precision: str, threads: int, *, 
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "PERF_COUNT": profile,
     }
-    return core.compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", settings)

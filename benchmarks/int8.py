@@ -11,7 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
-import openvino
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType
@@ -24,6 +23,7 @@ from offramp.data.source import Samples
 from offramp.engine import int8
 from offramp.engine.graphs import write_whole
 from offramp.report.tables import Table
+from offramp_runtime.openvino import core
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]
@@ -112,11 +112,11 @@ def _in_onnxruntime(path: Path) -> Run:
 
 def _in_openvino(path: Path) -> Run:
     settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
-    core, ready = openvino.Core(), {}
+    ready = {}
     for count in (1, 64, _BATCH):
-        graph = core.read_model(path)
+        graph = core().read_model(path)
         graph.reshape({0: [count, *list(graph.input(0).partial_shape)[1:]]})
-        ready[count] = core.compile_model(graph, "CPU", settings).create_infer_request()
+        ready[count] = core().compile_model(graph, "CPU", settings).create_infer_request()
     return lambda images: np.stack(list(ready[len(images)].infer({0: images}, share_inputs=True).values()))
 
 

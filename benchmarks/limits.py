@@ -1,19 +1,21 @@
 """What the hardware allows: the fastest multiply-adds and copies seen here, and what the CPU can do at all."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from graphs import ENGINES, open_graph
+from offramp_runtime.machine import cpu_features
 
 SIDE, COPY_BYTES, REPEATS = 1024, 128 << 20, 15
 NEEDS = {"bf16": ("avx512_bf16", "amx_bf16")}
 """What a precision needs one of, as Linux names it; without, its arithmetic would be emulated."""
+WANTS = {"int8": ("avx512_vnni", "avx_vnni", "amx_int8")}
+"""What makes a precision fast; without, it takes more instructions."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,15 @@ def best_s(run: Callable[[], object]) -> float:
 
 def lacks(precision: str) -> str | None:
     """Why this CPU does not compute in a precision; None where it does."""
-    needs = NEEDS.get(precision, ())
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    if not needs or set(needs) & set(flags):
+    return _without(NEEDS.get(precision, ()))
+
+
+def slowed(precision: str) -> str | None:
+    """Why a precision cannot reach here what it reaches elsewhere; None where it can."""
+    return _without(WANTS.get(precision, ()))
+
+
+def _without(features: Sequence[str]) -> str | None:
+    if not features or set(features) & cpu_features():
         return None
-    return f"this CPU has none of {', '.join(needs)}"
+    return f"this CPU has none of {', '.join(features)}"

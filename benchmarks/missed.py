@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common import markdown
-from limits import Limits
+from limits import Limits, slowed
 from operators import costliest, operator_table
 from phases import Measured
 
@@ -26,11 +26,10 @@ def _explained(one: Measured, limits: Limits) -> str:
         return text + "Two cores cannot be faster than 2.00×.\n"
     least, taken = limits.ms(subject.macs), median(figure.ms)
     reading = limits.reading_ms(weights_read(subject.part, one.images))
-    text += (
-        f"{subject.macs / 1e6:,.1f} MMAC take {least:.2f} ms at this core's float32 rate of {limits.gflops:.0f} GFLOP/s; "
-        f"measured {taken:.2f} ms are {taken / least:.1f} times that. Reading the weights it needs once from memory takes "
-        f"{reading:.2f} ms.\n\n"
-    )
+    text += f"{subject.macs / 1e6:,.1f} MMAC take {least:.2f} ms at this core's float32 rate of {limits.gflops:.0f} GFLOP/s; "
+    text += f"measured {taken:.2f} ms are {taken / least:.1f} times that. Reading the weights it needs once from memory, in "
+    text += f"float32, takes {reading:.2f} ms. "
+    text += f"In {figure.precision}: {reason}.\n\n" if (reason := slowed(figure.precision)) else "\n\n"
     operators = costliest(subject.engine, subject.graph or subject.part, subject.run, one.images, subject.precision)
     return text + markdown(operator_table(operators))
 

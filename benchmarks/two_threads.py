@@ -15,8 +15,9 @@ from offramp.report.tables import Table
 from phases import Measured, Network, Phase, public_code, ratios, staging
 from runtimes import Opened, config_of, random_images
 
-MOST_ROUNDS, PAUSE_S = 20, 0.02
-"""The pause is longer than idle threads of an engine keep spinning."""
+MOST_ROUNDS = 20
+SETTLE_S = 0.02
+"""Longer than idle threads of an engine keep spinning."""
 
 
 def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase:
@@ -41,7 +42,7 @@ def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase
     rounds, load = min(MOST_ROUNDS, network.rounds), os.getloadavg()[0]
     torch.set_num_threads(2)
     with torch.inference_mode():
-        times = interleaved(runs, rounds, pause_s=PAUSE_S)
+        times = interleaved(runs, rounds, settle_s=SETTLE_S)
     torch.set_num_threads(1)
     both = [name for name in ("public code", *names) if {f"{name} 1", f"{name} 2"} <= times.keys()]
     gains = {name: ratios(times[f"{name} 1"], times[f"{name} 2"]) for name in both}

@@ -172,9 +172,7 @@ def test_bf16_stages_answer_nearly_as_the_network_does(halved: OpenVINOStages, c
 
 
 def test_bf16_is_refused_where_the_cpu_lacks_it(bundle: Path) -> None:
-    import openvino as vendor
-
-    if "BF16" in vendor.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has bf16")
     with pytest.raises(ConfigError, match=r"avx512_bf16 or amx_bf16, this one has .*FP32.*take fp32 or int8"):
         open_stages(bundle, 3, threads=1, precision="bf16")
@@ -210,6 +208,39 @@ def test_graphs_straight_to_an_exit_are_compiled_when_first_used(
     first = len(list(tmp_path.rglob("*.blob")))
     opened.direct(2, network_input(1))
     assert (first, len(list(tmp_path.rglob("*.blob")))) == (3, 4)
+
+
+def test_signals_arrive_after_two_networks_are_let_go_of(bundle: Path) -> None:
+    lines = run_without(
+        [],
+        """
+import signal
+from pathlib import Path
+from offramp_runtime.openvino import open_stages
+first, second = (open_stages(Path(sys.argv[1]), 3, threads=threads, precision="fp32") for threads in (1, 2))
+del first
+del second
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+""",
+        bundle,
+    )
+    assert lines == ["interrupted"]
+
+
+def test_importing_openvino_reports_to_nobody() -> None:
+    lines = run_without(
+        [],
+        """
+import threading
+from offramp_runtime.openvino import core
+core()
+print(threading.active_count(), "openvino" in sys.modules, "openvino_telemetry" in sys.modules)
+""",
+    )
+    assert lines == ["1 True False"]
 
 
 def test_a_missing_openvino_is_an_error_that_names_the_extra(bundle: Path) -> None:

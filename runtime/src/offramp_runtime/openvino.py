@@ -6,10 +6,11 @@ known when a graph is compiled: batches are therefore run in parts of a few fixe
 """
 
 import hashlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,7 @@ class _Compiler:
     """Compiles graphs as this module wants them, and keeps what it has compiled between starts."""
 
     def __init__(self, threads: int, precision: Precision, digest: str) -> None:
-        self._core = _core()
+        self._core = core()
         if precision == "bf16":
             _need_bf16(self._core)
         self._bf16 = precision == "bf16"
@@ -258,14 +259,36 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
     return OpenVINOStages(stages, direct, threads=threads, precision=precision, digest=digest.hexdigest())
 
 
-def _core() -> "Core":
+@cache
+def core() -> "Core":
+    """OpenVINO itself, one for the process.
+
+    Each ``Core`` gives the thread that makes it a stack for signal handlers and frees it when it goes, whether or not it is
+    still the one in use: with two of them, the next Ctrl-C can end the process with a segmentation fault.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
     if find_spec("openvino") is None:
         raise MissingExtraError(
             "runtime 'openvino' needs openvino, which is not installed; install it: pip install 'offramp-runtime[openvino]'"
         )
+    _import_silently()
     from openvino import Core
 
     return Core()
+
+
+def _import_silently() -> None:
+    """Import openvino so that it does not report its import to its makers over the network, as it otherwise does."""
+    reporter = "openvino_telemetry"
+    if reporter in sys.modules:
+        return
+    sys.modules[reporter] = None  # type: ignore[assignment]  # how Python is told that there is no such module
+    try:
+        import openvino  # noqa: F401
+    finally:
+        del sys.modules[reporter]
 
 
 def _need_bf16(core: "Core") -> None:
