@@ -96,6 +96,12 @@ def test_a_changed_value_is_noticed_in_the_manifest(copy: Path, change: Change) 
     assert "has changed" in message
 
 
+@pytest.mark.parametrize("latency", [{}, {"sizes": [1]}, 3])
+def test_a_latency_table_that_makes_no_sense_is_refused(copy: Path, latency: object) -> None:
+    edit(copy, lambda stored: stored.update(latency=latency))
+    assert "the manifest is incomplete or damaged" in refused(copy)
+
+
 @pytest.mark.parametrize("name", ["stage-0.onnx", "weights.bin", CALIBRATION])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import offramp_runtime
 from offramp.catalog import entries
 from offramp.classifier.folder import save
 from offramp.export.bundle import Format
@@ -44,7 +47,7 @@ def test_a_model_is_exported_and_it_is_said_how_to_run_it(
 ) -> None:
     quick("onnx")
     out = tmp_path / "bundle"
-    assert offramp("export", model, "--out", out) == 0
+    assert offramp("export", model, "--no-measure", "--out", out) == 0
     said = capsys.readouterr()
     assert said.out.splitlines()[0].startswith(f"wrote {out}: onnx, fp32, 3 stages")
     assert f"offramp_runtime.load('{out}').predict" in said.out
@@ -52,6 +55,30 @@ def test_a_model_is_exported_and_it_is_said_how_to_run_it(
     bundle = read_bundle(out)
     assert bundle.manifest.identity == make_classifier().identity
     assert bundle.calibration is not None
+
+
+def test_what_its_stages_take_goes_along_and_is_used_there(
+    model: Path, bundle: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = read_bundle(bundle).manifest.graphs
+
+    def write(_subject: Any, folder: Path) -> Any:
+        for path in bundle.glob("*.onnx"):
+            shutil.copy(path, folder)
+        shutil.copy(bundle / "weights.bin", folder)
+        return graphs
+
+    monkeypatch.setitem(entries("export", "FORMATS"), "onnx", Format(("fp32",), write, ("torch",)))
+    out = tmp_path / "bundle"
+    assert offramp("export", model, "--threads", "1", "--out", out) == 0
+    assert re.search(
+        r"measured here: one image takes [\d.]+ ms to exit 0, [\d.]+ ms to exit 2", capsys.readouterr().out
+    )
+    latency = read_bundle(out).manifest.latency
+    assert latency is not None
+    assert latency.sizes == (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    assert offramp_runtime.load(out, threads=1).latencies() == latency
+    assert offramp_runtime.load(out, threads=2).latencies(0.1) != latency
 
 
 def test_what_this_package_does_not_run_is_not_said_to_run(
@@ -67,7 +94,7 @@ def test_json_holds_the_whole_manifest(
 ) -> None:
     quick("openvino")
     out = tmp_path / "bundle"
-    assert offramp("export", model, "--format", "openvino", "--out", out, "--json") == 0
+    assert offramp("export", model, "--format", "openvino", "--no-measure", "--out", out, "--json") == 0
     said = json.loads(capsys.readouterr().out)
     assert (said["bundle"], said["format"], said["precision"]) == (str(out), "openvino", "fp32")
     assert said["bytes"] == sum(path.stat().st_size for path in out.iterdir())
@@ -78,7 +105,7 @@ def test_json_holds_the_whole_manifest(
 def test_exporting_again_replaces_the_bundle(model: Path, tmp_path: Path, quick: Callable[..., None]) -> None:
     quick("onnx")
     for _ in range(2):
-        assert offramp("export", model, "--out", tmp_path / "bundle") == 0
+        assert offramp("export", model, "--no-measure", "--out", tmp_path / "bundle") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
@@ -86,7 +113,7 @@ def test_a_model_without_calibration_of_that_precision_is_exported_with_a_remark
     model: Path, tmp_path: Path, capsys: Capture, quick: Callable[..., None]
 ) -> None:
     quick("onnx")
-    assert offramp("export", model, "--precision", "int8", "--out", tmp_path / "bundle") == 0
+    assert offramp("export", model, "--precision", "int8", "--no-measure", "--out", tmp_path / "bundle") == 0
     assert "no calibration of int8 goes along, so budgets will be refused" in capsys.readouterr().err
     assert read_bundle(tmp_path / "bundle").calibration is None
 
@@ -94,7 +121,7 @@ def test_a_model_without_calibration_of_that_precision_is_exported_with_a_remark
 @pytest.mark.slow
 def test_the_real_thing_takes_the_command_as_it_stands_in_the_docs(model: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    assert offramp("export", model, "--format", "onnx", "--out", out) == 0
+    assert offramp("export", model, "--format", "onnx", "--no-measure", "--out", out) == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(path.name for path in bundle.iterdir())
     assert [name for name in names if (out / name).read_bytes() != (bundle / name).read_bytes()] == []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from offramp.errors import BudgetError, MissingExtraError
 from offramp.measure.energy import EnergyTable, Nvml, Rapl, measure_joules, open_meter
-from offramp.measure.stage_table import Setting
+from offramp_runtime.stage_table import Setting
 from tiny import Clockwork
 
 SETTING = Setting("machine", "clockwork", "fp32", "model")

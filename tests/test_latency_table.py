@@ -13,10 +13,11 @@ from torch import Tensor
 from offramp.engine.budgeted import run_budgeted
 from offramp.engine.stage_queues import run_queued
 from offramp.errors import ArtifactError, BudgetError, ConfigError
-from offramp.measure.latency_table import LatencyTable, measure_latencies
-from offramp.measure.stage_table import Runs, Setting
+from offramp.measure.latency_table import measure_latencies
 from offramp_runtime.budget import Flags, Scores
 from offramp_runtime.calibration import Calibration
+from offramp_runtime.latency_table import LatencyTable
+from offramp_runtime.stage_table import Runs, Setting
 from scripted import Numbered, pieces, samples, write_script
 from tiny import Clock, Clockwork, make_net
 

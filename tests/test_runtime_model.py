@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from offramp_runtime import (
     Model,
     Predictions,
 )
-from offramp_runtime.bundle import CALIBRATION, read_bundle
+from offramp_runtime.bundle import CALIBRATION, Manifest, read_bundle
 from offramp_runtime.preprocess import Images
 from tiny import CLASSES, images, make_classifier, write_images
 
@@ -206,11 +207,47 @@ def test_stages_are_measured_once_per_number_of_images(clocked: Callable[[Sequen
 def test_a_budget_in_milliseconds_is_solved_from_measured_times(clocked: Callable[[Sequence[float]], Model]) -> None:
     model = clocked((40, 80, 160))
     plan = model.plan("3ms", batch=40)
-    assert plan.costs.at_exit == pytest.approx((1, 3, 7))
+    assert plan.costs.at_exit[0] == pytest.approx(1)
+    assert plan.costs.at_exit[2] > 7  # a stage takes as long for those who are left as for all
     assert (plan.budget, plan.costs.unit, plan.machine) == (3, "ms", "cafe" * 4)
     assert plan.expected.mean_cost <= 3
     assert len(model.predict(PIXELS, plan=plan)) == 40
     assert set(model.predict(PIXELS, budget="1ms").exit_index.tolist()) == {0}
+
+
+def test_times_that_came_along_are_used_where_they_were_measured(
+    bundle: Path, clocked: Callable[[Sequence[float]], Model]
+) -> None:
+    measured = clocked((40, 80, 160))
+    table = measured.latencies()
+    read = read_bundle(bundle)
+    stored = json.dumps(replace(read.manifest, latency=table).to_json())
+    read = replace(read, manifest=Manifest.from_json(json.loads(stored)))
+    for place, runs in (("cafe" * 4, 0), ("dead" * 4, 3)):
+        stages = ClockedStages(measured.stages, (40, 80, 160))
+        model = Model(read, stages, place, stages.clock)
+        assert model.latencies().ms(1, 8) == pytest.approx(80)
+        assert len(stages.ran) >= runs
+        assert (not stages.ran) == (not runs)
+
+
+def test_who_has_left_is_carried_on_where_taking_out_does_not_pay(clocked: Callable[[Sequence[float]], Model]) -> None:
+    model = clocked((40, 80, 160))
+    wanted = CLASSIFIER.predict(PIXELS, budget=middle())
+    assert isinstance(model.stages, ClockedStages)
+    for measured in (False, True):  # stages here take as long for one image as for many
+        if measured:
+            model.latencies()
+        taken = 0
+
+        def take(state: Any, rows: Any, before: Callable[..., Any] = model.stages.stages.take) -> Any:
+            nonlocal taken
+            taken += 1
+            return before(state, rows)
+
+        model.stages.take = take
+        same(model.predict(PIXELS, budget=middle()), wanted)
+        assert (taken == 0) == measured
 
 
 def test_milliseconds_of_another_machine_are_refused(clocked: Callable[[Sequence[float]], Model]) -> None:

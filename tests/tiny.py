@@ -23,13 +23,13 @@ from offramp.data.source import Source, SourceSpec, Split, SplitName
 from offramp.data.workers import Workers
 from offramp.decide.calibration import Calibration
 from offramp.measure.latency import StageTimes
-from offramp.measure.latency_table import LatencyTable
-from offramp.measure.stage_table import Setting
 from offramp.nets.msdnet import MSDNet, MSDNetConfig
 from offramp.train.recipe import Recipe
 from offramp.train.run import Run
 from offramp.train.start import source_of
+from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.stage_clock import StageClock
+from offramp_runtime.stage_table import Setting
 
 CLASSES = ("left", "right", "top", "bottom")
 PREPROCESSING = Preprocessing(16, (0.4,), (0.25,))

@@ -14,6 +14,7 @@ from offramp_runtime.calibration import Calibration
 from offramp_runtime.costs import Costs
 from offramp_runtime.errors import ArtifactError, ConfigError
 from offramp_runtime.files import read_json, write_json
+from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.precision import Precision, check_precision
 from offramp_runtime.preprocess import Preprocessing
 
@@ -41,8 +42,8 @@ class Manifest:
     """MACs straight to each exit, (K,)."""
     graphs: tuple[Mapping[str, Any], ...]
     """Per stage its file, the file straight to its exit, and what it reads and gives: names, shapes, layout."""
-    latency: Mapping[str, Any] | None
-    """The latency table of the machine it was exported on, where one was measured."""
+    latency: LatencyTable | None
+    """What the stages take where it was exported; of use on such a machine only."""
     made_with: Mapping[str, str]
     """Versions."""
 
@@ -61,7 +62,7 @@ class Manifest:
             "preprocessing": self.preprocessing.to_json(),
             "macs": {"cumulative": list(self.costs.at_exit), "direct": list(self.direct_macs)},
             "graphs": [dict(graph) for graph in self.graphs],
-            "latency": None if self.latency is None else dict(self.latency),
+            "latency": None if self.latency is None else self.latency.to_json(),
             "made_with": dict(self.made_with),
         }
 
@@ -77,7 +78,7 @@ class Manifest:
             costs=Costs(tuple(map(float, stored["macs"]["cumulative"])), "MAC"),
             direct_macs=tuple(map(float, stored["macs"]["direct"])),
             graphs=tuple(dict(graph) for graph in stored["graphs"]),
-            latency=stored["latency"],
+            latency=None if stored["latency"] is None else LatencyTable.from_json(stored["latency"]),
             made_with=dict(stored["made_with"]),
         )
 

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp_runtime.budgeted import run_budgeted
+from offramp_runtime.budgeted import always, run_budgeted
 from offramp_runtime.bundle import Bundle
 from offramp_runtime.costs import Costs, parse_budget
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
+from offramp_runtime.latency_table import LatencyTable, measure_latencies
 from offramp_runtime.plan import ExitPlan
 from offramp_runtime.predictions import Predictions
 from offramp_runtime.preprocess import Images
 from offramp_runtime.stage_clock import StageClock, learn
+from offramp_runtime.stage_table import Setting
 from offramp_runtime.stages import Stages
 
+MEASURING_S = 15.0
+"""Seconds to measure a latency table in, when a budget in milliseconds first needs one."""
 LEARNING_S = 1.0
 """Seconds to measure the stages in, when a number of images is met first under a deadline."""
 
@@ -46,6 +50,10 @@ class Model:
         self._place = place
         self._clock = clock
         self._clocks: dict[int, StageClock] = {}
+        manifest = bundle.manifest
+        self._setting = Setting(place, manifest.kind, manifest.precision, manifest.identity)
+        stored = manifest.latency
+        self._latencies = stored if stored is not None and stored.setting == self._setting else None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -98,7 +106,8 @@ class Model:
             return self._batches(pixels, lambda batch: (self.stages.direct(k, batch), np.full(len(batch), k)), report)
         self._check_plan(plan)
         policy = plan.policy
-        return self._batches(pixels, lambda batch: run_budgeted(self.stages, batch, policy), report)
+        regroup = always if self._latencies is None else self._latencies.pays
+        return self._batches(pixels, lambda batch: run_budgeted(self.stages, batch, policy, regroup), report)
 
     def stream(self, images: Images, deadline_ms: float = math.inf) -> Iterator[Predictions]:
         """Yield the answer at exit 0, 1, … until the next would miss the deadline.
@@ -120,7 +129,16 @@ class Model:
         yield from self._answers(pixels, stages, began, deadline_ms)
 
     def plan(self, budget: float | str, batch: int | None = None) -> ExitPlan:
-        """The plan for a mean cost per image, solved from the calibration; milliseconds are measured first."""
+        """The plan for a mean cost per image, solved from the calibration.
+
+        Args:
+            budget: a number of MACs, or text with a unit. Milliseconds want :meth:`latencies` and include what batches
+                cost that shrink as images leave.
+            batch: images given at once, where that matters (ms); by default one full batch.
+
+        Raises:
+            BudgetError: below exit 0, no calibration, or a unit that is neither.
+        """
         if self.calibration is None:
             raise BudgetError(
                 "this bundle has no calibration to solve a budget from; calibrate the model and export it again"
@@ -130,19 +148,35 @@ class Model:
             return self.calibration.solve(value, self.costs)
         if unit != "ms":
             raise BudgetError(f"budget '{budget}': a bundle measures ms and knows MACs; give one of these")
-        costs = self._measured(min(batch or self.batch_size, self.batch_size))
-        return replace(self.calibration.solve(value, costs), machine=self._place)
+        pricing = self.latencies().pricing(batch or self.batch_size, self.batch_size)
+        return replace(self.calibration.solve(value, pricing), machine=self._place)
 
-    def _measured(self, batch: int) -> Costs:
-        clock = self._stage_clock(batch)
-        per_image = np.cumsum([clock.median_ms(k) / batch for k in range(self.manifest.num_exits)])
-        return Costs(tuple(per_image.tolist()), "ms", note=f"measured at batch size {batch}")
+    def latencies(self, seconds: float = MEASURING_S) -> LatencyTable:
+        """Milliseconds of the stages by batch size.
+
+        From the manifest, if the bundle was measured on such a machine with so many threads; else measured here, once.
+
+        Args:
+            seconds: to measure for at most.
+        """
+        if self._latencies is None:
+            self._latencies = measure_latencies(
+                self.stages, self._any_input, self._setting, largest=self.batch_size, seconds=seconds, clock=self._clock
+            )
+        return self._latencies
+
+    def _any_input(self, count: int) -> NDArray[np.float32]:
+        return self.manifest.preprocessing.network_input(self._noise(count))
+
+    def _noise(self, count: int) -> NDArray[np.uint8]:
+        """Decoded images (N, H, W, C) of nothing in particular."""
+        form = self.manifest.preprocessing
+        shape = count, form.image_size, form.image_size, form.channels
+        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def _stage_clock(self, count: int) -> StageClock:
         if count not in self._clocks:
-            form = self.manifest.preprocessing
-            shape = (count, form.image_size, form.image_size, form.channels)
-            pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+            pixels = self._noise(count)
 
             def run(stages: StageClock) -> Iterator[Predictions]:
                 return self._answers(pixels, stages, self._clock(), math.inf)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from offramp.decide.policies import ExitPolicy
-from offramp.engine.budgeted import Regroup, run_budgeted
+from offramp.engine.budgeted import run_budgeted
 from offramp.engine.opening import AnyRuntime
 from offramp.engine.stage_queues import run_queued
+from offramp_runtime.budgeted import Regroup
 from offramp_runtime.predictions import Predictions
 
 

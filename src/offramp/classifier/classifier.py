@@ -26,10 +26,10 @@ from offramp.engine.stage_queues import WINDOW
 from offramp.errors import BudgetError, DataError
 from offramp.measure.energy import EnergyTable
 from offramp.measure.latency import StageTimes
-from offramp.measure.latency_table import LatencyTable
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
 from offramp_runtime.costs import Costs
+from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.plan import ExitPlan
 from offramp_runtime.precision import Precision
 from offramp_runtime.predictions import Predictions

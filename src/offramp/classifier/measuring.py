@@ -9,14 +9,14 @@ from torch import Tensor
 from offramp.classifier.running import Running
 from offramp.classifier.tables import StageTables
 from offramp.decide.calibration import Calibration
-from offramp.engine.budgeted import Regroup, always
 from offramp.measure.energy import EnergyTable
 from offramp.measure.latency import StageTimes, time_stages
-from offramp.measure.latency_table import LatencyTable
 from offramp.measure.machine import fingerprint
-from offramp.measure.stage_table import Setting, StageTable
+from offramp_runtime.budgeted import Regroup, always
 from offramp_runtime.costs import Costs, parse_budget
+from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.plan import ExitPlan
+from offramp_runtime.stage_table import Setting, StageTable
 
 
 class Measuring:

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offramp.engine.budgeted import Regroup, always
 from offramp.measure.energy import EnergyTable, measure_joules, open_meter
-from offramp.measure.latency_table import LatencyTable, measure_latencies
-from offramp.measure.stage_table import Setting
+from offramp.measure.latency_table import measure_latencies
 from offramp.runtimes import Runtime
+from offramp_runtime.budgeted import Regroup, always
+from offramp_runtime.latency_table import LatencyTable
+from offramp_runtime.stage_table import Setting
 
 
 class StageTables:

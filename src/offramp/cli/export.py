@@ -15,6 +15,12 @@ def run(
         str, typer.Option(help="onnx or openvino (run by offramp-runtime, without PyTorch), torch-export, executorch.")
     ] = "onnx",
     precision: PrecisionName = "fp32",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="The bundle is measured with; by default all cores.", metavar="N")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option(help="Measure a latency table on this machine, within 15 seconds, for budgets in ms.")
+    ] = True,
     json: Json = False,
 ) -> None:
     """Write a bundle that exits: one graph per stage, one straight to each exit, the weights once, and a manifest.
@@ -26,6 +32,8 @@ def run(
     from offramp.classifier.folder import read
     from offramp.cli.show import remark, say, say_json
     from offramp.export.bundle import check_place, export
+    from offramp_runtime.loading import KINDS
+    from offramp_runtime.model import MEASURING_S
     from offramp_runtime.precision import check_precision
 
     check_place(out)
@@ -33,13 +41,19 @@ def run(
     chosen = check_precision(precision)
     if classifier.calibration_at(chosen) is None:
         remark(f"no calibration of {chosen} goes along, so budgets will be refused; make one with: offramp calibrate")
-    manifest = export(classifier, format, out, precision=chosen)
+    manifest = export(
+        classifier, format, out, precision=chosen, threads=threads, measuring_s=MEASURING_S if measure else 0
+    )
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if json:
         say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
         return
     say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
-    if format in ("onnx", "openvino"):
+    if manifest.latency is not None:
+        last = manifest.num_exits - 1
+        ms = sum(manifest.latency.ms(k, 1) for k in range(last + 1))
+        say(f"measured here: one image takes {manifest.latency.ms(0, 1):.3g} ms to exit 0, {ms:.3g} ms to exit {last}")
+    if format in KINDS:
         say(
             f"run it with: python -c \"import offramp_runtime; print(offramp_runtime.load('{out}').predict('image.png'))\""
         )

@@ -1,7 +1,7 @@
 """Budgeted batches that really exit: who is done leaves the batch, the rest go on without them."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,18 +11,10 @@ from offramp.decide.answers import AnswerRule, Memo, ThisExit
 from offramp.decide.policies import ExitPolicy
 from offramp.engine.judge import fixed_size, judge, on_device, padded, take_memo
 from offramp.runtimes import Runtime
+from offramp_runtime.budgeted import Regroup, always
 
 S = TypeVar("S")
 _NOTHING: Memo = ()
-
-Regroup: TypeAlias = Callable[[int, int, int], bool]
-"""(k, n, size): whether to take n rows out of a batch of ``size`` before stage k, or to carry all of them on."""
-
-
-def always(k: int, count: int, size: int) -> bool:
-    """Regroup wherever somebody has left."""
-    del k, count, size
-    return True
 
 
 @torch.inference_mode()
@@ -45,7 +37,7 @@ def run_budgeted(
         policy: decides who leaves, each sample for itself; at the last exit everybody does.
         rule: what the policy judges; the newest exit alone by default.
         regroup: asked where the batch could shrink; where it does not, those who have left are computed and not read.
-            :meth:`offramp.measure.stage_table.StageTable.pays` knows when it pays.
+            :meth:`offramp_runtime.stage_table.StageTable.pays` knows when it pays.
         sizes: batch sizes the runtime wants, rising; batches are filled up to one of them. Any by default.
 
     Raises:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ from offramp import __version__
 from offramp.catalog import lookup
 from offramp.classifier import Classifier
 from offramp.engine.opening import Subject
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp.measure.macs import direct_macs
 from offramp_runtime.bundle import Manifest, read_bundle, write_manifest
+from offramp_runtime.latency_table import LatencyTable
+from offramp_runtime.loading import KINDS, load
 from offramp_runtime.machine import version_of
+from offramp_runtime.model import MEASURING_S
 from offramp_runtime.precision import Precision
 
 GraphFacts = Mapping[str, Any]
@@ -32,7 +35,15 @@ class Format:
     """Whose versions the manifest names."""
 
 
-def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision = "fp32") -> Manifest:
+def export(
+    classifier: Classifier,
+    kind: str,
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    measuring_s: float = MEASURING_S,
+) -> Manifest:
     """Write a bundle; the folder appears whole or not at all.
 
     Args:
@@ -40,6 +51,8 @@ def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision
         kind: ``onnx``, ``openvino``, ``torch-export`` or ``executorch``.
         out: a folder that does not exist, or holds an earlier bundle, which is replaced.
         precision: of the graphs.
+        threads: that the bundle is measured with; by default as many as it will use.
+        measuring_s: seconds to measure its latency table in, where this machine can run it; 0 leaves the table out.
 
     Raises:
         ConfigError: no such format, or it does not have the precision.
@@ -47,6 +60,8 @@ def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision
         DataError: a model without preprocessing.
         MissingExtraError: a package that writes the format is not installed.
     """
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
     chosen: Format = lookup("export format", kind, "export", "FORMATS")
     if precision not in chosen.precisions:
         raise ConfigError(f"format '{kind}' has no {precision}; it has {', '.join(chosen.precisions)}")
@@ -69,7 +84,11 @@ def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision
             None,
             {"offramp": __version__} | {package: version_of(package) for package in chosen.packages},
         )
-        write_manifest(unfinished, manifest, classifier.calibration_at(precision))
+        calibration = classifier.calibration_at(precision)
+        write_manifest(unfinished, manifest, calibration)
+        if measuring_s and kind in KINDS:
+            manifest = replace(manifest, latency=_latencies(unfinished, threads, measuring_s))
+            write_manifest(unfinished, manifest, calibration)
         if out.exists():
             shutil.rmtree(out)
         unfinished.chmod(0o755)
@@ -79,6 +98,15 @@ def export(classifier: Classifier, kind: str, out: Path, *, precision: Precision
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
+
+
+def _latencies(bundle: Path, threads: int | None, seconds: float) -> LatencyTable | None:
+    """What its stages take here; None where it cannot run, since bundles are made for other machines too."""
+    try:
+        model = load(bundle, threads=threads)
+    except (ConfigError, MissingExtraError):
+        return None
+    return model.latencies(seconds)
 
 
 def _new_folder(out: Path) -> Path:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from offramp.errors import BudgetError, MissingExtraError
-from offramp.measure.latency_table import Sweep
-from offramp.measure.stage_table import Setting, StageTable
+from offramp.measure.latency_table import all_rows, settled
 from offramp.runtimes import Runtime
+from offramp_runtime.latency_table import Sweep
+from offramp_runtime.stage_table import Setting, StageTable
 
 S = TypeVar("S")
 POWERCAP = Path("/sys/class/powercap")
@@ -115,6 +116,7 @@ def open_meter(device: torch.device) -> EnergyMeter:
     return Nvml(device) if device.type == "cuda" else Rapl()
 
 
+@torch.inference_mode()
 def measure_joules(
     runtime: Runtime[S],
     images: Callable[[int], Tensor],
@@ -136,7 +138,7 @@ def measure_joules(
         seconds: to spend at most, but for one pass over a single image.
         clock: seconds, for tests.
     """
-    sweep = Sweep(runtime, images, meter.joules, seconds, clock)
+    sweep = Sweep(runtime, images, meter.joules, seconds, clock, all_rows, settled)
     sweep.over(SIZES, largest, _RUNS, _RUN_S)
     return EnergyTable(setting, *sweep.columns(), note=sweep.note)
 

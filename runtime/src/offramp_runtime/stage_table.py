@@ -1,6 +1,6 @@
 """What every stage takes by batch size, and what leaving early then costs. Arithmetic only; nothing is measured here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp.errors import ArtifactError, ConfigError
 from offramp_runtime.costs import Costs
+from offramp_runtime.errors import ArtifactError, ConfigError
 from offramp_runtime.files import read_json, write_json
 
 VERSION = 1
@@ -118,7 +118,7 @@ class StageTable:
             shares: adding up to 1.
             images: given at once.
             batch: images a stage runs with at most.
-            queued: whether later stages run full batches too, as :func:`offramp.engine.stage_queues.run_queued` lets
+            queued: whether later stages run full batches too, as stage queues lets
                 them, or every batch shrinks by itself.
         """
         inside = np.maximum(1 - np.concatenate([[0.0], np.cumsum(shares)[:-1]]), 0)
@@ -147,9 +147,24 @@ class StageTable:
         """:meth:`costs` for any shares, to solve a budget with."""
         return lambda shares: self.costs(shares, images, batch, queued)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"unit": self.unit, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError, ConfigError: something is missing or makes no sense.
+        """
+        stages, takes, joins = (_runs(stored[name]) for name in ("stages", "takes", "joins"))
+        found = Setting(**{field.name: str(stored["setting"][field.name]) for field in fields(Setting)})
+        return cls(found, tuple(map(int, stored["sizes"])), stages, takes, joins, str(stored["note"]))
+
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        write_json(path, {"format": self.kind, "version": VERSION, "unit": self.unit, **asdict(self)})
+        write_json(path, {"format": self.kind, "version": VERSION, **self.to_json()})
 
     @classmethod
     def load(cls, path: Path, setting: Setting) -> Self:
@@ -161,12 +176,10 @@ class StageTable:
         """
         stored: dict[str, Any] = read_json(path, cls.kind, VERSION)
         try:
-            stages, takes, joins = (_runs(stored[name]) for name in ("stages", "takes", "joins"))
-            found = Setting(**{field.name: str(stored["setting"][field.name]) for field in fields(Setting)})
-            table = cls(found, tuple(map(int, stored["sizes"])), stages, takes, joins, str(stored["note"]))
+            table = cls.from_json(stored)
         except (KeyError, TypeError, ValueError, ConfigError) as error:
             raise ArtifactError(f"{path}: the table is incomplete or damaged ({error!r}); measure it again") from None
-        setting.check(found, path)
+        setting.check(table.setting, path)
         return table
 
     def _read(self, curve: NDArray[np.float64], count: float) -> float:
