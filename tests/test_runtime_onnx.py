@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bundles import assert_close, expected, network_input, run_all
-from offramp_runtime import onnx, pool
+from offramp_runtime import onnx, pool, states
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import MissingExtraError
 from offramp_runtime.onnx import OnnxStages, open_stages
@@ -143,22 +143,51 @@ def test_an_error_that_is_not_a_cancellation_is_not_hidden(stages: OnnxStages) -
 def test_memory_of_many_batch_sizes_is_given_back(fresh: OnnxStages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "LARGE_BYTES", 2**12)
     monkeypatch.setattr(pool, "_LARGE_KEPT_BYTES", 2**20)
-    monkeypatch.setattr(onnx, "LARGE_BYTES", 2**12)
+    monkeypatch.setattr(states, "LANE_BYTES", 0)
     blocks: list[weakref.ref[NDArray[np.float32]]] = []
-    adopt = pool.Pool.adopt
+    make = pool.Pool._block
 
-    def watched(self: pool.Pool, array: NDArray[np.float32]) -> pool.Lent:
-        made = adopt(self, array)
+    def watched(self: pool.Pool, array: NDArray[np.float32]) -> pool.Block:
+        made = make(self, array)
         if array.nbytes > 2**12:
-            blocks.append(weakref.ref(made.block.array))
+            blocks.append(weakref.ref(made.array))
         return made
 
-    monkeypatch.setattr(pool.Pool, "adopt", watched)
+    monkeypatch.setattr(pool.Pool, "_block", watched)
     for count in range(40, 64):
         run_all(fresh, network_input(count))
     alive = [array.nbytes for array in (ref() for ref in blocks) if array is not None]
     assert len(blocks) > 100
     assert sum(alive) <= 2**20
+
+
+def test_few_images_run_on_the_memory_of_those_before(fresh: OnnxStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = network_input(3), network_input(3, seed=1)
+    for _ in range(2):  # what memory is needed, the first run of all has to find out
+        run_all(fresh, first)
+    monkeypatch.setattr(pool, "_aligned", None)  # must not be called
+    assert_close(run_all(fresh, second), expected(second))
+
+
+def test_runs_of_few_images_that_overlap_have_memory_of_their_own(fresh: OnnxStages) -> None:
+    batches = [network_input(2, seed) for seed in range(12)]
+    run_all(fresh, batches[0])
+    states = [fresh.start(given) for given in batches]
+    for k in range(3):
+        found = [fresh.step(k, state) for state in states]
+        states = [state for state, _ in found]
+        for given, (_, logits) in zip(batches, found, strict=True):
+            assert_close(logits, expected(given)[k])
+    del states, found
+    assert len(fresh._free) <= 8
+
+
+def test_threads_may_step_the_same_state(stages: OnnxStages) -> None:
+    given = network_input(4)
+    state, _ = stages.step(0, stages.start(given))
+    with ThreadPoolExecutor(4) as threads:
+        for logits in threads.map(lambda _: stages.step(2, stages.step(1, state)[0])[1], range(40)):
+            assert_close(logits, expected(given)[2])
 
 
 def test_a_second_open_takes_what_the_first_has_prepared(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,14 +152,14 @@ def test_an_image_the_network_cannot_take_is_an_error_and_does_no_harm(stages: O
 
 def test_maps_are_handed_over_with_channels_last(stages: OpenVINOStages) -> None:
     state, _ = stages.step(0, stages.start(network_input(1)))
-    maps = [lent.array for lent in state.tensors.values()]
+    maps = stages.arrays(state).values()
     assert maps
     assert all(part.shape[1] == part.shape[2] for part in maps)
 
 
 def test_bf16_stages_hand_over_half_as_many_bytes(stages: OpenVINOStages, halved: OpenVINOStages) -> None:
     def nbytes(of: OpenVINOStages) -> int:
-        return sum(lent.array.nbytes for lent in of.step(0, of.start(network_input(3)))[0].tensors.values())
+        return sum(array.nbytes for array in of.arrays(of.step(0, of.start(network_input(3)))[0]).values())
 
     assert 2 * nbytes(halved) == nbytes(stages)
 

@@ -9,7 +9,7 @@ import hashlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offramp_runtime import __version__, states
+from offramp_runtime import __version__
 from offramp_runtime.cache import cached
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError, MissingExtraError
 from offramp_runtime.graph import IMAGES, WEIGHTS
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
-from offramp_runtime.pool import LARGE_BYTES, Lent, Pool, Tensors
+from offramp_runtime.pool import Block, Lent, Pool
 from offramp_runtime.precision import Precision
-from offramp_runtime.states import TensorState
+from offramp_runtime.states import Form, GraphStages, State
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model, Tensor
@@ -37,7 +37,7 @@ _SIZES = (64, 16, 4, 1)
 _BLOB = "compiled.blob"
 
 
-class OpenVINOStages:
+class OpenVINOStages(GraphStages):
     """The stages of one network.
 
     States may be stepped from several threads at once; OpenVINO lets calls of the same stage wait for each other. Each
@@ -59,36 +59,13 @@ class OpenVINOStages:
         self, stages: Sequence[Path], direct: Sequence[Path], *, threads: int, precision: Precision, digest: str
     ) -> None:
         compiler = _Compiler(threads, precision, digest)
-        self._stages = [_Graph(path, compiler) for path in stages]
+        graphs = [_Graph(path, compiler) for path in stages]
+        for graph in graphs:
+            graph.prepare()
         self._direct = [_Graph(path, compiler) for path in direct]
-        self._pool = Pool(_tensor)
-        for stage in self._stages:
-            stage.prepare()
-        # What a later stage still reads: everything else is let go of after its last reader.
-        self._alive = [
-            frozenset(name for later in self._stages[k + 1 :] for name in later.reads) for k in range(len(stages))
-        ]
+        super().__init__(graphs, graphs[0].image_shape, _tensor)
 
-    @property
-    def num_exits(self) -> int:
-        """K."""
-        return len(self._stages)
-
-    def start(self, images: NDArray[np.float32]) -> TensorState:
-        """State before stage 0, for normalised images (N, C, H, W)."""
-        return TensorState(len(images), {IMAGES: states.own(images, self._pool)})
-
-    def step(self, k: int, state: TensorState) -> tuple[TensorState, NDArray[np.float32]]:
-        """Run stage k; returns the next state and the logits (N, C) of exit k."""
-        stage = self._stages[k]
-        logits, *made = stage.run(state.tensors, state.samples, self._pool)
-        tensors = {**state.tensors, **dict(zip(stage.gives[1:], made, strict=True))}
-        kept = {name: lent for name, lent in tensors.items() if name in self._alive[k]}
-        return TensorState(state.samples, kept), np.array(logits.array, np.float32)
-
-    def step_unless(
-        self, cancelled: Cancellation, k: int, state: TensorState
-    ) -> tuple[TensorState, NDArray[np.float32]] | None:
+    def step_unless(self, cancelled: Cancellation, k: int, state: State) -> tuple[State, NDArray[np.float32]] | None:
         """:meth:`step`, or None when ``cancelled`` was set before the stage was done.
 
         A stage that has begun is computed to its end: OpenVINO can only give up what it computes in threads of its own,
@@ -99,61 +76,62 @@ class OpenVINOStages:
         done = self.step(k, state)
         return None if cancelled.is_set else done
 
-    def take(self, state: TensorState, rows: NDArray[np.int64]) -> TensorState:
-        """The state of the samples ``rows`` (M,), in that order."""
-        return states.take(state, rows, self._pool)
-
-    def join(self, states_: Sequence[TensorState]) -> TensorState:
-        """The state of all samples of several states, one after the other."""
-        return states.join(states_, self._pool)
-
     def direct(self, k: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
         graph = self._direct[k]
         graph.prepare()
-        (logits,) = graph.run({IMAGES: states.own(images, self._pool)}, len(images), self._pool)
+        (logits,) = graph.run([self._own(images)], len(images), self._pool, None)
         return np.array(logits.array, np.float32)
 
 
 class _Graph:
     """One graph, compiled for some numbers of images."""
 
-    reads: tuple[str, ...]
-    gives: tuple[str, ...]
-
     def __init__(self, path: Path, compiler: "_Compiler") -> None:
         self._path = path
         self._compiler = compiler
         self._compiling = threading.Lock()
         self._compiled: dict[int, CompiledModel] = {}
-        self._idle: dict[int, deque[_Request]] = {}
+        self._idle: dict[int, deque[InferRequest]] = {}
+        self.reads: tuple[str, ...] = ()
+        self.gives: tuple[str, ...] = ()
+        self.forms: list[Form] = []
 
     def prepare(self) -> None:
         """Compile for one image, which tells what goes in and out."""
-        if 1 in self._compiled:
-            return
-        model = self._for_size(1)
-        self.reads = tuple(port.any_name for port in model.inputs)
-        self.gives = tuple(port.any_name for port in model.outputs)
-        self._made = [(tuple(port.shape)[1:], _array_type(port.element_type)) for port in model.outputs]
+        if not self.forms:
+            model = self._for_size(1)
+            self.reads = tuple(port.any_name for port in model.inputs)
+            self.gives = tuple(port.any_name for port in model.outputs)
+            self.forms = [(tuple(port.shape)[1:], _array_type(port.element_type)) for port in model.outputs]
 
-    def run(self, tensors: Tensors, samples: int, pool: Pool) -> list[Lent]:
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of the images it reads."""
+        return tuple(self._for_size(1).input(IMAGES).shape)[1:]
+
+    def run(self, read: Sequence[Lent], samples: int, pool: Pool, options: None) -> list[Lent]:
         """The outputs, in memory of the pool."""
-        read = [tensors[name] for name in self.reads]
-        made = [pool.lend((samples, *shape), dtype) for shape, dtype in self._made]
+        made = [pool.lend((samples, *shape), dtype) for shape, dtype in self.forms]
         for first, size in _parts(samples):
-            self._run_part(size, *([_part(lent, first, size) for lent in side] for side in (read, made)))
+            model, idle = self._for_size(size), self._idle[size]
+            try:
+                request = idle.pop()
+            except IndexError:
+                request = model.create_infer_request()
+            _set(request, *([_part(lent, first, size) for lent in side] for side in (read, made)))
+            _infer(request, options)
+            idle.append(request)
         return made
 
-    def _run_part(self, size: int, read: "list[Tensor]", written: "list[Tensor]") -> None:
-        model = self._for_size(size)
-        idle = self._idle[size]
-        try:
-            request = idle.pop()
-        except IndexError:
-            request = _Request(model.create_infer_request(), len(self.reads), len(self.gives))
-        request.run(read, written)
-        idle.append(request)
+    def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object] | None:
+        """What runs it on this memory; None for a number of images it is not compiled for."""
+        size = len(written[0].array)
+        if size not in _SIZES:
+            return None
+        request = self._for_size(size).create_infer_request()
+        _set(request, *([block.value for block in side] for side in (read, written)))
+        return partial(_infer, request)
 
     def _for_size(self, size: int) -> "CompiledModel":
         model = self._compiled.get(size)
@@ -165,30 +143,6 @@ class _Graph:
                     self._idle[size] = deque()
                     self._compiled[size] = model
         return model
-
-
-class _Request:
-    """What runs a graph, for one thread at a time.
-
-    Telling it anew where to read and write takes as long as a small convolution, and most often that is the memory of
-    before.
-    """
-
-    def __init__(self, request: "InferRequest", reads: int, gives: int) -> None:
-        self._request = request
-        self._read: list[Tensor | None] = [None] * reads
-        self._written: list[Tensor | None] = [None] * gives
-
-    def run(self, read: "list[Tensor]", written: "list[Tensor]") -> None:
-        for place, tensor in enumerate(read):
-            if self._read[place] is not tensor:
-                self._request.set_input_tensor(place, tensor)
-                self._read[place] = _unless_large(tensor)
-        for place, tensor in enumerate(written):
-            if self._written[place] is not tensor:
-                self._request.set_output_tensor(place, tensor)
-                self._written[place] = _unless_large(tensor)
-        self._request.infer(share_outputs=True)  # they are not copied; where they go has been said
 
 
 class _Compiler:
@@ -317,9 +271,16 @@ def _part(lent: Lent, first: int, size: int) -> "Tensor":
     return _tensor(lent.array[first : first + size])
 
 
-def _unless_large(tensor: "Tensor") -> "Tensor | None":
-    """Nothing for memory of many images, which would be held here though it is rarely needed again."""
-    return tensor if tensor.byte_size <= LARGE_BYTES else None
+def _set(request: "InferRequest", read: "Sequence[Tensor]", written: "Sequence[Tensor]") -> None:
+    for place, tensor in enumerate(read):
+        request.set_input_tensor(place, tensor)
+    for place, tensor in enumerate(written):
+        request.set_output_tensor(place, tensor)
+
+
+def _infer(request: "InferRequest", options: None) -> None:
+    del options
+    request.infer(share_outputs=True)  # they are not copied; where they go has been said
 
 
 def _tensor(array: NDArray[Any]) -> "Tensor":

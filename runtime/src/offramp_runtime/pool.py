@@ -69,11 +69,18 @@ class Pool:
         try:
             return Lent(self._free[shape, dtype].pop(), self)
         except (KeyError, IndexError):
-            return self._large_one(shape, dtype) or self.adopt(_aligned(shape, np.dtype(dtype)))
+            return self._large_one(shape, dtype) or Lent(self.new(shape, dtype), self)
+
+    def new(self, shape: tuple[int, ...], dtype: str) -> Block:
+        """A block nobody gives back."""
+        return self._block(_aligned(shape, np.dtype(dtype)))
 
     def adopt(self, array: NDArray[Any]) -> Lent:
         """A block of memory that was made elsewhere."""
-        return Lent(Block(array, self._wrap(array)), self)
+        return Lent(self._block(array), self)
+
+    def _block(self, array: NDArray[Any]) -> Block:
+        return Block(array, self._wrap(array))
 
     def give_back(self, block: Block) -> None:
         """Keep the block for the next one who asks."""
