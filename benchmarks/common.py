@@ -1,6 +1,7 @@
 """What every benchmark shares: a header that says on what it ran, and interleaved timing."""
 
 import json
+import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,26 +13,30 @@ import torch
 from offramp.measure.machine import describe_machine
 from offramp.report.tables import Table
 
-WAKING = 3
 RESULTS = Path(__file__).parent / "results"
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, settle_s: float = 0
+    variants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 3, waking: int = 0, settle_s: float = 0
 ) -> dict[str, list[float]]:
     """Milliseconds of each variant, all of them once per round, so that a noisy moment hits all alike.
 
-    With one thread process CPU time is taken, which preemption does not change; with more, wall time. With
-    ``settle_s`` a pause before each lets the threads of the one before fall asleep, and some runs let its own wake up.
+    Their order changes from round to round, since what ran just before matters.
+
+    With one thread process CPU time is taken, which preemption does not change; with more, wall time. ``waking`` runs
+    before each that counts find the caches filled by others and leave them as one image after the other does;
+    ``settle_s`` before them lets the threads of the one before fall asleep.
     """
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: dict[str, list[float]] = {name: [] for name in variants}
+    order, shuffle = list(variants), random.Random(0).shuffle
     for turn in range(warmup + rounds):
-        for name, run in variants.items():
-            if settle_s:
-                time.sleep(settle_s)
-                for _ in range(WAKING):
-                    run()
+        shuffle(order)
+        for name in order:
+            run = variants[name]
+            time.sleep(settle_s)
+            for _ in range(waking):
+                run()
             began = clock()
             run()
             if turn >= warmup:

@@ -19,6 +19,7 @@ from peers import PEERS
 from phases import Measured, Network, Phase, Subject, Times, count, public_code, ratios, staging, subject_table, timed
 from runtimes import Opened, config_of, random_images, random_net
 
+WAKING = 5
 STAGED, FIRST, DIRECT, PIECE = "staged, last exit", "exit 0", "direct to the last exit", "staged network in one piece"
 REFERENCE, REFERENCE_FIRST = "public code, all exits", "public code, exit 0"
 COMPARED = (
@@ -50,7 +51,7 @@ def one_image(network: Network, opened: Opened, limits: Limits) -> Phase:
     config = config_of(network.variant)
     image = random_images(config, 1)
     subjects = [*references(config, image), *ours(config, opened, image), *others(image, network.peers)]
-    times = timed(subjects, network.rounds)
+    times = timed(subjects, network.rounds, waking=WAKING)
     found = [
         faster(promises[network.name], precision, (what, base), subjects, times, opened.reason(precision), image)
         for promises, what, base in COMPARED
@@ -58,7 +59,7 @@ def one_image(network: Network, opened: Opened, limits: Limits) -> Phase:
         for precision in promises[network.name].must
     ]
     found += over_one_piece(network.name, subjects, times, image)
-    title = f"{network.name}, batch 1, one thread, n = {network.rounds}"
+    title = f"{network.name}, batch 1, one thread, n = {network.rounds}, each after {WAKING} runs of its own"
     return Phase(title, found, subject_table(subjects, times, limits), times)
 
 

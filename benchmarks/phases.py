@@ -89,9 +89,9 @@ class Phase:
 
 
 @torch.inference_mode()
-def timed(subjects: Sequence[Subject], rounds: int, warmup: int = 3) -> Times:
+def timed(subjects: Sequence[Subject], rounds: int, warmup: int = 3, waking: int = 0) -> Times:
     """All of them in turn, one thread."""
-    return interleaved({one.name: one.run for one in subjects}, rounds, warmup)
+    return interleaved({one.name: one.run for one in subjects}, rounds, warmup, waking)
 
 
 def subject_table(subjects: Sequence[Subject], times: Times, limits: Limits) -> Table:

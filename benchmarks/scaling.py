@@ -14,6 +14,7 @@ from common import header, interleaved, keep, markdown, spread
 from graphs import ENGINES, Run, open_graph
 from offramp.engine.graphs import ALIGN
 from offramp.report.tables import Table
+from one_image import WAKING
 from phases import public_code, staging
 from plots import Curves, bar_plot, line_plot
 from runtimes import QUICK, RUNTIMES, Opened, config_of, model_folder, random_images, random_net
@@ -96,7 +97,9 @@ class Scaling:
             for (name, _), runtime in opened.runtimes.items():
                 runs[name, threads] = with_threads(threads, staging(runtime, self.image, self.last))
         torch.set_num_threads(2)
-        times = time_all({f"{name} {threads}": run for (name, threads), run in runs.items()}, self.rounds, SETTLE_S)
+        times = time_all(
+            {f"{name} {threads}": run for (name, threads), run in runs.items()}, self.rounds, WAKING, SETTLE_S
+        )
         torch.set_num_threads(1)
         for threads in (1, 2):
             found.add(threads, {name: times[f"{name} {threads}"] for name, there in runs if there == threads})
@@ -115,9 +118,9 @@ class Scaling:
 
 
 @torch.inference_mode()
-def time_all(runs: dict[str, Run], rounds: int, settle_s: float = 0) -> dict[str, list[float]]:
+def time_all(runs: dict[str, Run], rounds: int, waking: int = 0, settle_s: float = 0) -> dict[str, list[float]]:
     """All of them in turn."""
-    return interleaved(runs, rounds, warmup=1, settle_s=settle_s)
+    return interleaved(runs, rounds, warmup=1, waking=waking, settle_s=settle_s)
 
 
 def curve_table(curves: Curves) -> Table:

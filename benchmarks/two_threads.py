@@ -12,6 +12,7 @@ from common import interleaved, spread
 from figures import Figure
 from graphs import Run
 from offramp.report.tables import Table
+from one_image import WAKING
 from phases import Measured, Network, Phase, public_code, ratios, staging
 from runtimes import Opened, config_of, random_images
 
@@ -42,7 +43,7 @@ def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase
     rounds, load = min(MOST_ROUNDS, network.rounds), os.getloadavg()[0]
     torch.set_num_threads(2)
     with torch.inference_mode():
-        times = interleaved(runs, rounds, settle_s=SETTLE_S)
+        times = interleaved(runs, rounds, waking=WAKING, settle_s=SETTLE_S)
     torch.set_num_threads(1)
     both = [name for name in ("public code", *names) if {f"{name} 1", f"{name} 2"} <= times.keys()]
     gains = {name: ratios(times[f"{name} 1"], times[f"{name} 2"]) for name in both}
