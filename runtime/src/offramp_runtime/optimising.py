@@ -62,7 +62,7 @@ def session_options(threads: int) -> "SessionOptions":
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads
     if threads > 1:
-        # Every session has threads of its own; spinning, those of one stage would take the cores from the next. A pool for
-        # all would be that of the whole process: none of its sessions could then have another number of threads.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Every session has threads of its own; spinning on, those of one stage would take the cores from the next. A pool
+        # for all would be that of the whole process: none of its sessions could then have another number of threads.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
