@@ -46,20 +46,31 @@ class Part(nn.Module):
         return self.call(self.net, images)
 
 
-def one_image(network: Network, opened: Opened, limits: Limits) -> Phase:
-    """All that is compared at batch 1."""
+def one_image(network: Network, opened: Opened, limits: Limits) -> list[Phase]:
+    """All that is compared at batch 1, by precision: units of the processor for low precision slow down what comes next."""
     config = config_of(network.variant)
     image = random_images(config, 1)
-    subjects = [*references(config, image), *ours(config, opened, image), *others(image, network.peers)]
+    base = list(references(config, image))
+    rivals = [*ours(config, opened, image), *others(image, network.peers)]
+    return [
+        _phase(network, opened, limits, precision, image, base + [one for one in rivals if one.precision == precision])
+        for precision in figures.PRECISIONS
+    ]
+
+
+def _phase(
+    network: Network, opened: Opened, limits: Limits, precision: str, image: Tensor, subjects: Sequence[Subject]
+) -> Phase:
     times = timed(subjects, network.rounds, waking=WAKING)
     found = [
         faster(promises[network.name], precision, (what, base), subjects, times, opened.reason(precision), image)
         for promises, what, base in COMPARED
-        if network.name in promises
-        for precision in promises[network.name].must
+        if network.name in promises and precision in promises[network.name].must
     ]
     found += over_one_piece(network.name, subjects, times, image)
-    title = f"{network.name}, batch 1, one thread, n = {network.rounds}, each after {WAKING} runs of its own"
+    title = (
+        f"{network.name}, batch 1, {precision}, one thread, n = {network.rounds}, each after {WAKING} runs of its own"
+    )
     return Phase(title, found, subject_table(subjects, times, limits), times)
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     phases: list[Phase] = []
     why: list[str] = []
     for network, runtimes in zip(networks, opened, strict=True):
-        for phase in (one_image(network, runtimes, limits), *leaving(network, runtimes, limits)):
+        for phase in (*one_image(network, runtimes, limits), *leaving(network, runtimes, limits)):
             phases.append(phase)
             why += explain(phase.figures, limits)
         say(f"{network.name}, one thread: done")

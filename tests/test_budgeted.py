@@ -15,7 +15,6 @@ from offramp.decide.answers import Answer, AnswerRule, Memo, RunningEnsemble, Th
 from offramp.decide.policies import ExitPolicy
 from offramp.engine.budgeted import run_budgeted
 from offramp.engine.collect import scores
-from offramp.errors import ConfigError
 from offramp.measure.macs import staged_macs
 from offramp_runtime.budget import Scores, solve_thresholds
 from offramp_runtime.policies import Threshold
@@ -173,11 +172,10 @@ def test_whoever_leaves_wherever_answers_stay_with_their_images(
     num_exits=st.integers(1, 5),
     count=st.integers(0, 12),
     often=st.floats(0, 1),
-    sizes=st.sampled_from([(), (12,), (1, 2, 4, 8, 16), (3, 5, 12)]),
     decisions=st.lists(st.booleans(), min_size=5, max_size=5),
 )
 def test_whatever_is_decided_about_regrouping_the_answers_are_the_same(
-    seed: int, num_exits: int, count: int, often: float, sizes: tuple[int, ...], decisions: list[bool]
+    seed: int, num_exits: int, count: int, often: float, decisions: list[bool]
 ) -> None:
     script, runtime = write_script(seed, num_exits, count, often), Sized(num_exits)
     asked: list[tuple[int, int, int]] = []
@@ -186,11 +184,10 @@ def test_whatever_is_decided_about_regrouping_the_answers_are_the_same(
         asked.append((k, left, size))
         return decisions[k]
 
-    logits, exits = run_budgeted(runtime, samples(count), script, Numbered(), regroup=regroup, sizes=sizes)
+    logits, exits = run_budgeted(runtime, samples(count), script, Numbered(), regroup=regroup)
     assert exits.tolist() == script.exits.tolist()
     assert logits[:, 0].tolist() == list(range(count))
     assert logits[:, 1].tolist() == script.exits.tolist()
-    assert not sizes or not count or set(runtime.sizes) <= set(sizes)
     for k, left, size in asked:
         assert left < size == runtime.sizes[k - 1]
         assert runtime.sizes[k] == (left if decisions[k] else size)
@@ -200,11 +197,6 @@ def test_a_batch_that_is_never_regrouped_goes_through_whole_until_nobody_is_left
     script, runtime = Script(torch.tensor([[True, False, False], [True, True, True], [True, True, True]])), Sized(4)
     run_budgeted(runtime, samples(3), script, Numbered(), regroup=lambda k, count, size: False)
     assert runtime.sizes == [3, 3]
-
-
-def test_more_images_than_the_largest_fixed_size_are_refused() -> None:
-    with pytest.raises(ConfigError, match="5 images at once: the runtime's fixed sizes end at 4; give smaller batches"):
-        run_budgeted(Clockwork([1.0]), samples(5), AtExit(0), sizes=(2, 4))
 
 
 def test_the_host_looks_at_the_device_once_per_exit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,12 +205,46 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_an_earlier_bundle_is_replaced(fake: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     export(make_classifier(seed=1), "fake", out)
-    (out / "more").write_text("not ours, but in a bundle of ours")
     export(make_classifier(), "fake", out)
     assert read_bundle(out).manifest.identity == make_classifier().identity
     assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
-    assert not (out / "more").exists()
     assert oct(out.stat().st_mode)[-3:] == "755"
+
+
+def test_a_bundle_with_something_beside_it_is_not_replaced(fake: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(make_classifier(), "fake", out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match=r"holds notes\.txt, which is no part of the bundle there"):
+        export(make_classifier(), "fake", out)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_if_the_new_bundle_cannot_be_put_in_place_the_old_one_stays(
+    fake: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    export(make_classifier(seed=1), "fake", out)
+    before, rename = read_bundle(out).digest, Path.rename
+
+    def fails(self: Path, target: Path) -> Path:
+        if target == out and (self / MANIFEST).exists() and read_bundle(self).digest != before:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        export(make_classifier(), "fake", out)
+    assert read_bundle(out).digest == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(("kind", "measuring_s"), [("fake", 1.0), ("onnx", 0.0)])
+def test_threads_of_a_bundle_that_is_not_measured_are_refused(
+    fake: list[Path], tmp_path: Path, kind: str, measuring_s: float
+) -> None:
+    with pytest.raises(ConfigError, match="threads=2: only for a bundle that is measured"):
+        export(make_classifier(), kind, tmp_path / "out", threads=2, measuring_s=measuring_s)
 
 
 def test_an_empty_folder_may_be_written_to(fake: list[Path], tmp_path: Path) -> None:

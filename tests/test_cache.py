@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -128,3 +129,21 @@ def test_the_folder_is_the_named_one_else_where_caches_lie(monkeypatch: pytest.M
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "offramp"
+
+
+def test_what_a_killed_process_left_a_day_ago_is_removed(cache: Path) -> None:
+    old, new = cache / "kind" / ".unfinished-old", cache / "kind" / ".unfinished-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        write("half", folder)
+    os.utime(old, (0, 0))
+    cached("kind", {"a": 1}, lambda folder: write("made", folder))
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_fault_of_the_maker_is_not_said_to_be_the_caches() -> None:
+    def fails(folder: Path) -> None:
+        raise FileNotFoundError(2, "No such file", "int8.onnx")
+
+    with pytest.raises(FileNotFoundError, match=r"int8\.onnx"):
+        cached("kind", {"a": 1}, fails)

@@ -468,3 +468,28 @@ def test_a_model_to_be_stored_in_half_precision_already_answers_as_stored(tmp_pa
 def test_images_of_another_size_than_the_costs_are_quoted_for_are_refused() -> None:
     with pytest.raises(ConfigError, match="preprocessing to 32 pixels for a network priced at 16"):
         Classifier(make_net(), CLASSES, Preprocessing(32, (0.4,), (0.25,)))
+
+
+def test_what_was_quantised_is_part_of_the_identity_in_int8(tmp_path: Path) -> None:
+    classifier, graph = make_classifier(), tmp_path / "int8.onnx"
+    whole, found = classifier.identity, set()
+    for content in (b"one", b"the other"):
+        graph.write_bytes(content)
+        classifier.running.int8_graph = graph
+        found.add(classifier.identity_at("int8"))
+        assert classifier.identity == whole
+    assert len(found) == 2
+    graph.unlink()
+    with pytest.raises(ArtifactError, match=r"int8\.onnx: cannot be read .*: offramp calibrate MODEL --precision int8"):
+        classifier.identity_at("int8")
+
+
+def test_a_deadline_is_answered_with_the_weights_of_now() -> None:
+    classifier = make_classifier().use("eager")
+    first = classifier.predict(PIXELS[:1], deadline_ms=60_000)
+    with torch.no_grad():
+        for weights in classifier.net.parameters():
+            weights.mul_(1.5)
+    second = classifier.predict(PIXELS[:1], deadline_ms=60_000)
+    same(second, classifier.predict(PIXELS[:1], exit=2))
+    assert not np.allclose(first.logits, second.logits)

@@ -273,7 +273,7 @@ def test_more_than_one_wish_is_refused(model: Model, asked: dict[str, Any]) -> N
         model.predict(PIXELS, **asked)
 
 
-@pytest.mark.parametrize("k", [-1, 3])
+@pytest.mark.parametrize("k", [-1, 3, np.int64(-1), np.int64(3)])
 def test_an_exit_the_network_does_not_have_is_refused(model: Model, k: int) -> None:
     with pytest.raises(ConfigError, match=f"exit {k}: this network has exits 0 … 2"):
         model.predict(PIXELS, exit=k)

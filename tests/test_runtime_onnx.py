@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bundles import assert_close, expected, network_input, run_all
 from offramp_runtime import onnx, pool, states
 from offramp_runtime.cancellation import Cancellation
-from offramp_runtime.errors import MissingExtraError
+from offramp_runtime.errors import ConfigError, MissingExtraError
 from offramp_runtime.onnx import OnnxStages, open_stages
 
 
@@ -180,6 +180,13 @@ def test_runs_of_few_images_that_overlap_have_memory_of_their_own(fresh: OnnxSta
             assert_close(logits, expected(given)[k])
     del states, found
     assert len(fresh._free) <= 8
+
+
+def test_a_stage_out_of_order_is_refused(stages: OnnxStages) -> None:
+    state, _ = stages.step(0, stages.start(network_input(1)))
+    for k in (0, 2):
+        with pytest.raises(ConfigError, match=f"stage {k} of a state behind 1 stages: run stage 1 next"):
+            stages.step(k, state)
 
 
 def test_threads_may_step_the_same_state(stages: OnnxStages) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bundles import assert_close, expected, network_input, run_all, run_without
+from bundles import assert_close, copy_of, expected, network_input, run_all, run_without
 from offramp_runtime.cancellation import Cancellation
-from offramp_runtime.errors import ConfigError
+from offramp_runtime.errors import ArtifactError, ConfigError
 
 pytest.importorskip("openvino")
 
@@ -190,6 +190,28 @@ def test_a_second_start_compiles_nothing(bundle: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(openvino._Compiler, "_compile", refuse)
     assert_close(run_all(open_stages(bundle, 3, threads=1, precision="fp32"), given), expected(given))
     assert sorted(tmp_path.rglob("*")) == kept
+
+
+def test_graphs_that_have_changed_since_they_were_opened_are_not_mixed(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path / "cache"))
+    copy = copy_of(bundle, tmp_path)
+    opened = open_stages(copy, 3, threads=1, precision="fp32")
+    weights = bytearray((copy / "weights.bin").read_bytes())
+    weights[100] ^= 1
+    (copy / "weights.bin").write_bytes(weights)
+    with pytest.raises(ArtifactError, match="has changed since it was opened; open it again"):
+        run_all(opened, network_input(4))
+
+
+def test_what_is_damaged_in_the_cache_is_named(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    open_stages(bundle, 3, threads=1, precision="fp32")
+    for blob in tmp_path.rglob("*.blob"):
+        blob.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"cannot be opened \(.*\); remove this folder, and it is made anew"):
+        open_stages(bundle, 3, threads=1, precision="fp32")
 
 
 def test_other_settings_are_compiled_anew(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import answer_paths
+import runtime_paths
 import torch
 import training_paths
 import waiting_paths
@@ -20,7 +21,7 @@ from world import NotHereError, Trial, World, register
 from offramp.measure.machine import describe_machine, describe_packages
 from offramp_runtime.files import write_json
 
-_ALL = {**training_paths.PATHS, **answer_paths.PATHS, **waiting_paths.PATHS}
+_ALL = {**training_paths.PATHS, **answer_paths.PATHS, **runtime_paths.PATHS, **waiting_paths.PATHS}
 PATHS: dict[str, Trial] = dict(sorted(_ALL.items(), key=lambda item: "compiled" in item[0]))
 """Those that take long come last."""
 

@@ -90,6 +90,8 @@ class Bundle:
     folder: Path
     manifest: Manifest
     calibration: Calibration | None
+    files: frozenset[str]
+    """Beside the manifest."""
     digest: str
     """Of the manifest, and so of all files."""
 
@@ -134,7 +136,7 @@ def read_bundle(folder: Path) -> Bundle:
         ) from None
     _check_files(folder, digests)
     calibration = None if stored["calibration"] is None else _read_calibration(folder, stored, manifest.identity)
-    return Bundle(folder, manifest, calibration, digest)
+    return Bundle(folder, manifest, calibration, frozenset(digests), digest)
 
 
 def _check_files(folder: Path, digests: Mapping[str, str]) -> None:

@@ -5,13 +5,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from offramp_runtime.errors import ArtifactError
 
 _COMPLETE = "complete.json"
 """Written last into a folder; what it belongs to."""
+_UNFINISHED = ".unfinished-"
+_ABANDONED_S = 24 * 3600
+"""Nothing takes so long to make."""
 
 
 def cache_folder() -> Path:
@@ -43,22 +48,53 @@ def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], o
     place = cache_folder() / kind / key_of(belongs_to)
     if (place / _COMPLETE).is_file():
         return place
-    try:
+    with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place.parent))
-        try:
-            make(unfinished)
+        _remove_abandoned(place.parent)
+        unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+    try:
+        make(unfinished)
+        with _writing(place.parent):
             (unfinished / _COMPLETE).write_text(json.dumps(dict(belongs_to), sort_keys=True))
+            _flush(unfinished)
             try:
                 unfinished.rename(place)
             except OSError:
                 if not (place / _COMPLETE).is_file():  # nobody was faster
                     raise
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return place
+
+
+def unusable(folder: Path, error: Exception) -> ArtifactError:
+    """What to raise where something kept in the cache does not open."""
+    reason = (str(error) or repr(error)).splitlines()[0]
+    return ArtifactError(f"{folder}: cannot be opened ({reason}); remove this folder, and it is made anew")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ArtifactError(
-            f"{place.parent}: cannot be written ({error.strerror or error}); "
+            f"{folder}: cannot be written ({error.strerror or error}); "
             "name a folder that can in the environment variable OFFRAMP_CACHE"
         ) from error
-    return place
+
+
+def _flush(folder: Path) -> None:
+    """To disk, so that a folder which is there after a power cut is whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """What processes have left that were killed while they filled it."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with suppress(OSError):  # another process was faster
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                shutil.rmtree(path, ignore_errors=True)

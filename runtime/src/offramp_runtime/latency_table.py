@@ -127,9 +127,13 @@ class Sweep:
                     f"batches of {size} and more would not fit into {self._seconds:g} s; in proportion to {done}"
                 )
                 return
-            self._runs[size] = self._measure(size, runs, run_s)
+            warm, kept = self._measure(size, runs, run_s)
+            if not kept and done:  # its first pass may have prepared code for that size, which took the time
+                self.note = f"batches of {size} and more did not fit into {self._seconds:g} s; in proportion to {done}"
+                return
+            self._runs[size] = kept or [warm]
 
-    def _measure(self, size: int, runs: int, run_s: float) -> list[_Laps]:
+    def _measure(self, size: int, runs: int, run_s: float) -> tuple[_Laps, list[_Laps]]:
         kept: list[_Laps] = []
         warm = self._one(size)
         while len(kept) < runs and self._clock() + self._pass_s * (len(kept) > 1) <= self._end:
@@ -137,7 +141,7 @@ class Sweep:
             while self._clock() - began < run_s:
                 laps.append(self._one(size))
             kept.append(_mean(laps))
-        return kept or [warm]
+        return warm, kept
 
     def columns(self) -> tuple[tuple[int, ...], Runs, Runs, Runs]:
         """Sizes, stages, takes and joins of a table."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from offramp_runtime.bundle import Bundle, read_bundle
 from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.graph import WEIGHTS
 from offramp_runtime.machine import place_of, usable_cores
 from offramp_runtime.model import Model
 from offramp_runtime.stages import Stages
@@ -28,9 +29,22 @@ def load(folder: str | Path, *, threads: int | None = None) -> Model:
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
     bundle = read_bundle(Path(folder))
+    _check_names(bundle)
     chosen = threads or usable_cores()
     manifest = bundle.manifest
     return Model(bundle, _open(bundle, chosen), place_of(manifest.kind, manifest.precision, chosen))
+
+
+def _check_names(bundle: Bundle) -> None:
+    """What is opened is what the manifest names and digests cover."""
+    for k, graph in enumerate(bundle.manifest.graphs if bundle.manifest.kind in KINDS else ()):
+        wanted = {"stage": f"stage-{k}.onnx", "direct": f"direct-{k}.onnx", "weights": WEIGHTS}
+        found = {part: graph.get(part) for part in wanted}
+        if found != wanted:
+            raise ArtifactError(
+                f"{bundle.folder}: stage {k} is in {', '.join(map(str, found.values()))} instead of "
+                f"{', '.join(wanted.values())}; export the model again"
+            )
 
 
 def _open(bundle: Bundle, threads: int) -> Stages[Any]:

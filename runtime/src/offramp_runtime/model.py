@@ -1,6 +1,7 @@
 """What :func:`offramp_runtime.load` returns: from images to answers, without PyTorch."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from offramp_runtime.budgeted import always, run_budgeted
 from offramp_runtime.bundle import Bundle
+from offramp_runtime.checks import check_plan, check_ways
 from offramp_runtime.costs import Costs, parse_budget
-from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
+from offramp_runtime.errors import BudgetError
 from offramp_runtime.latency_table import LatencyTable, measure_latencies
 from offramp_runtime.plan import ExitPlan
 from offramp_runtime.predictions import Predictions
@@ -50,6 +52,7 @@ class Model:
         self._place = place
         self._clock = clock
         self._clocks: dict[int, StageClock] = {}
+        self._measuring = threading.Lock()
         manifest = bundle.manifest
         self._setting = Setting(place, manifest.kind, manifest.precision, manifest.identity)
         stored = manifest.latency
@@ -92,7 +95,8 @@ class Model:
             ArtifactError: a plan made for another model or machine.
             DataError: an image that cannot be read.
         """
-        self._check_ways({"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan})
+        ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
+        check_ways(ways, self.manifest.num_exits)
         if deadline_ms is not None:
             *_, answer = self.stream(images, deadline_ms)
             return answer
@@ -104,7 +108,7 @@ class Model:
         if plan is None:
             k = self.manifest.num_exits - 1 if exit is None else exit
             return self._batches(pixels, lambda batch: (self.stages.direct(k, batch), np.full(len(batch), k)), report)
-        self._check_plan(plan)
+        check_plan(plan, self.manifest.identity, self._place)
         policy = plan.policy
         regroup = always if self._latencies is None else self._latencies.pays
         return self._batches(pixels, lambda batch: run_budgeted(self.stages, batch, policy, regroup), report)
@@ -159,11 +163,17 @@ class Model:
         Args:
             seconds: to measure for at most.
         """
-        if self._latencies is None:
-            self._latencies = measure_latencies(
-                self.stages, self._any_input, self._setting, largest=self.batch_size, seconds=seconds, clock=self._clock
-            )
-        return self._latencies
+        with self._measuring:  # two at once would slow each other
+            if self._latencies is None:
+                self._latencies = measure_latencies(
+                    self.stages,
+                    self._any_input,
+                    self._setting,
+                    largest=self.batch_size,
+                    seconds=seconds,
+                    clock=self._clock,
+                )
+            return self._latencies
 
     def _any_input(self, count: int) -> NDArray[np.float32]:
         return self.manifest.preprocessing.network_input(self._noise(count))
@@ -175,14 +185,15 @@ class Model:
         return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def _stage_clock(self, count: int) -> StageClock:
-        if count not in self._clocks:
-            pixels = self._noise(count)
+        with self._measuring:
+            if count not in self._clocks:
+                pixels = self._noise(count)
 
-            def run(stages: StageClock) -> Iterator[Predictions]:
-                return self._answers(pixels, stages, self._clock(), math.inf)
+                def run(stages: StageClock) -> Iterator[Predictions]:
+                    return self._answers(pixels, stages, self._clock(), math.inf)
 
-            self._clocks[count] = learn(run, self.manifest.num_exits, 0.99, LEARNING_S, self._clock)
-        return self._clocks[count]
+                self._clocks[count] = learn(run, self.manifest.num_exits, 0.99, LEARNING_S, self._clock)
+            return self._clocks[count]
 
     def _answers(
         self, pixels: NDArray[np.uint8], stages: StageClock | None, began: float, deadline_ms: float
@@ -214,22 +225,3 @@ class Model:
             if report is not None:
                 report(min(first + self.batch_size, len(pixels)))
         return Predictions.join(parts)
-
-    def _check_ways(self, ways: dict[str, object]) -> None:
-        given = [name for name, value in ways.items() if value is not None]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
-        exit_index = ways["exit"]
-        if isinstance(exit_index, int) and not 0 <= exit_index < self.manifest.num_exits:
-            raise ConfigError(f"exit {exit_index}: this network has exits 0 … {self.manifest.num_exits - 1}")
-
-    def _check_plan(self, plan: ExitPlan) -> None:
-        if plan.identity != self.manifest.identity:
-            raise ArtifactError(
-                f"the plan was made for {plan.identity[:8]}, this model is {self.manifest.identity[:8]}; solve it again"
-            )
-        if plan.machine is not None and plan.machine != self._place:
-            raise ArtifactError(
-                f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is {self._place[:8]} "
-                "(hardware, threads and runtime count); solve it again here"
-            )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import __version__, graph
-from offramp_runtime.cache import cached
+from offramp_runtime.cache import cached, unusable
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
 from offramp_runtime.optimising import optimise, session_options
@@ -62,7 +62,8 @@ class OnnxStages(GraphStages):
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
         if k not in self._direct:
             with self._opening:
-                self._direct.setdefault(k, _Session(self._direct_paths[k], self._threads))
+                if k not in self._direct:
+                    self._direct[k] = _Session(self._direct_paths[k], self._threads)
         (logits,) = self._direct[k].run([self._own(images)], len(images), self._pool, None)
         return np.array(logits.array, np.float32)
 
@@ -89,6 +90,11 @@ class _Session:
         made = [pool.lend((samples, *shape), dtype) for shape, dtype in self.forms]
         self.bind([lent.block for lent in read], [lent.block for lent in made])(options)
         return made
+
+    def takes(self, samples: int) -> bool:
+        """Any number of images."""
+        del samples
+        return True
 
     def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object]:
         """What runs it on this memory."""
@@ -131,7 +137,10 @@ def open_stages(folder: Path, num_exits: int, *, threads: int) -> OnnxStages:
     }
     ready = cached("onnxruntime", belongs_to, lambda unfinished: optimise(sources, unfinished))
     stages, direct = ([ready / f"{part}-{k}.onnx" for k in range(num_exits)] for part in ("stage", "direct"))
-    return OnnxStages(stages, direct, threads=threads)
+    try:
+        return OnnxStages(stages, direct, threads=threads)
+    except Exception as error:  # ONNX Runtime has a class for every reason
+        raise unusable(ready, error) from None
 
 
 def _value(array: NDArray[Any]) -> Any:

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import __version__
-from offramp_runtime.cache import cached
+from offramp_runtime.cache import cached, unusable
 from offramp_runtime.cancellation import Cancellation
-from offramp_runtime.errors import ConfigError, MissingExtraError
+from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp_runtime.graph import IMAGES, WEIGHTS
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
 from offramp_runtime.pool import Block, Lent, Pool
@@ -46,9 +46,9 @@ class OpenVINOStages(GraphStages):
     Args:
         stages: graphs of the stages, (K,).
         direct: graphs straight to each exit, (K,).
+        weights: the file all of them take their weights from.
         threads: that compute one call.
         precision: to compute in; for int8, the graphs must have been quantised.
-        digest: of all graphs and weights; what is compiled is kept in the cache under it.
 
     Raises:
         ConfigError: bf16 on a CPU without it.
@@ -56,9 +56,10 @@ class OpenVINOStages(GraphStages):
     """
 
     def __init__(
-        self, stages: Sequence[Path], direct: Sequence[Path], *, threads: int, precision: Precision, digest: str
+        self, stages: Sequence[Path], direct: Sequence[Path], weights: Path, *, threads: int, precision: Precision
     ) -> None:
-        compiler = _Compiler(threads, precision, digest)
+        sources = (*stages, *direct, weights)
+        compiler = _Compiler(threads, precision, sources)
         graphs = [_Graph(path, compiler) for path in stages]
         for graph in graphs:
             graph.prepare()
@@ -124,12 +125,13 @@ class _Graph:
             idle.append(request)
         return made
 
-    def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object] | None:
-        """What runs it on this memory; None for a number of images it is not compiled for."""
-        size = len(written[0].array)
-        if size not in _SIZES:
-            return None
-        request = self._for_size(size).create_infer_request()
+    def takes(self, samples: int) -> bool:
+        """Numbers of images it is compiled for."""
+        return samples in _SIZES
+
+    def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object]:
+        """What runs it on this memory."""
+        request = self._for_size(len(written[0].array)).create_infer_request()
         _set(request, *([block.value for block in side] for side in (read, written)))
         return partial(_infer, request)
 
@@ -148,8 +150,9 @@ class _Graph:
 class _Compiler:
     """Compiles graphs as this module wants them, and keeps what it has compiled between starts."""
 
-    def __init__(self, threads: int, precision: Precision, digest: str) -> None:
+    def __init__(self, threads: int, precision: Precision, sources: Sequence[Path]) -> None:
         self._core = core()
+        self._sources, self._digest = sources, _digest(sources)
         if precision == "bf16":
             _need_bf16(self._core)
         self._bf16 = precision == "bf16"
@@ -162,7 +165,7 @@ class _Compiler:
             "ENABLE_CPU_PINNING": False,
         }
         self._belongs_to = {
-            "graphs": digest,
+            "graphs": self._digest,
             "settings": {name: str(value) for name, value in self._settings.items()},
             "openvino": version_of("openvino"),
             "offramp-runtime": __version__,
@@ -173,9 +176,14 @@ class _Compiler:
         """The graph for that many images; compiled now or at an earlier start."""
         belongs_to = {**self._belongs_to, "graph": path.name, "images": size}
         folder = cached("openvino", belongs_to, partial(self._compile, path, size))
-        return self._core.import_model((folder / _BLOB).read_bytes(), "CPU", self._settings)
+        try:
+            return self._core.import_model((folder / _BLOB).read_bytes(), "CPU", self._settings)
+        except (RuntimeError, OSError) as error:
+            raise unusable(folder, error) from None
 
     def _compile(self, path: Path, size: int, folder: Path) -> None:
+        if _digest(self._sources) != self._digest:
+            raise ArtifactError(f"{path.parent}: has changed since it was opened; open it again")
         model = self._core.read_model(path)
         model.reshape({port.any_name: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
         compiled = self._core.compile_model(self._with_native_borders(model), "CPU", self._settings)
@@ -207,13 +215,17 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
         ArtifactError: the cache cannot be written.
     """
     stages, direct = ([folder / f"{part}-{k}.onnx" for k in range(num_exits)] for part in ("stage", "direct"))
+    return OpenVINOStages(stages, direct, folder / WEIGHTS, threads=threads, precision=precision)
+
+
+def _digest(sources: Sequence[Path]) -> str:
+    """Of graphs and weights; what is compiled is kept in the cache under it."""
     digest = hashlib.sha256()
-    for path in (*stages, *direct, folder / WEIGHTS):
+    for path in sources:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return OpenVINOStages(stages, direct, threads=threads, precision=precision, digest=digest.hexdigest())
+    return digest.hexdigest()
 
 
-@cache
 def core() -> "Core":
     """OpenVINO itself, one for the process.
 
@@ -223,6 +235,15 @@ def core() -> "Core":
     Raises:
         MissingExtraError: openvino is not installed.
     """
+    with _MAKING:
+        return _made_core()
+
+
+_MAKING = threading.Lock()
+
+
+@cache
+def _made_core() -> "Core":
     if find_spec("openvino") is None:
         raise MissingExtraError(
             "runtime 'openvino' needs openvino, which is not installed; install it: pip install 'offramp-runtime[openvino]'"

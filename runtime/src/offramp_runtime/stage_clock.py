@@ -137,12 +137,8 @@ def learn(
         clock: tells seconds.
     """
     end = clock() + seconds
-    cold = StageClock(num_stages, confidence)
-    for _ in run(cold):
-        pass
-    # First runs allocate, compile and fill caches: they count only where there is no time for another.
-    if clock() - (end - seconds) > seconds / 2:
-        return cold
+    for _ in run(StageClock(num_stages, confidence)):
+        pass  # first runs allocate, compile and fill caches
     warm = StageClock(num_stages, confidence)
     for turn in range(WINDOW):
         for _ in run(warm):

@@ -9,13 +9,14 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offramp_runtime.errors import ConfigError
 from offramp_runtime.graph import IMAGES
 from offramp_runtime.pool import Block, Lent, Pool, Tensors
 
@@ -50,8 +51,12 @@ class Graph(Protocol):
         """The outputs, in memory of the pool."""
         ...
 
-    def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object] | None:
-        """What runs it on this memory, given options; None where it cannot be bound to so many samples."""
+    def takes(self, samples: int) -> bool:
+        """Whether it can be bound to memory of so many."""
+        ...
+
+    def bind(self, read: Sequence[Block], written: Sequence[Block]) -> Callable[[Any], object]:
+        """What runs it on this memory, given options."""
         ...
 
 
@@ -112,11 +117,11 @@ class GraphStages:
         self._image_shape = image_shape
         self._pool = Pool(wrap)
         self._free: deque[Lane] = deque()
-        # What a later stage still reads: everything else is let go of after its last reader.
-        self._alive = [frozenset((IMAGES,))]
-        self._alive += [
-            frozenset(name for later in graphs[k:] for name in later.reads) for k in range(1, len(graphs) + 1)
-        ]
+        # What there is before each stage and a later one still reads: everything else is let go of after its last reader.
+        made, self._alive = {IMAGES}, []
+        for k in range(len(graphs) + 1):
+            self._alive.append(made.intersection(name for later in graphs[k:] for name in later.reads))
+            made |= set(graphs[k].gives) if k < len(graphs) else set()
 
     @property
     def num_exits(self) -> int:
@@ -137,25 +142,23 @@ class GraphStages:
 
     def take(self, state: State, rows: NDArray[np.int64]) -> State:
         """The state of the samples ``rows`` (M,), in that order."""
-
-        def select(name: str, source: NDArray[Any], out: NDArray[Any]) -> None:
-            del name
-            np.take(source, rows, axis=0, out=out, mode="clip")
-
-        if state.held is None:
-            return self._moved(state.done, len(rows), self.arrays(state), select)
-        with state.held.lane.lock:
-            return self._moved(state.done, len(rows), self.arrays(state), select)
+        sources = self.arrays(state)
+        taken = self._room(state.done, len(rows), sources)
+        with _locked(state):
+            for name, out in self.arrays(taken).items():
+                np.take(sources[name], rows, axis=0, out=out, mode="clip")
+        return taken
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other."""
-        parts = [self.arrays(state) for state in states]
-
-        def append(name: str, source: NDArray[Any], out: NDArray[Any]) -> None:
-            del source
-            np.concatenate([part[name] for part in parts], out=out)
-
-        return self._moved(states[0].done, sum(state.samples for state in states), parts[0], append)
+        whole = self._room(states[0].done, sum(state.samples for state in states), self.arrays(states[0]))
+        first = 0
+        for state in states:
+            rows = slice(first, first := first + state.samples)
+            with _locked(state):
+                for name, source in self.arrays(state).items():
+                    np.copyto(self.arrays(whole)[name][rows], source)
+        return whole
 
     def arrays(self, state: State) -> dict[str, NDArray[Any]]:
         """What later stages read of it, by name: memory that is written again once the state is gone."""
@@ -166,6 +169,8 @@ class GraphStages:
 
     def _step(self, k: int, state: State, options: Any) -> tuple[State, NDArray[np.float32]]:
         graph, held = self._graphs[k], state.held
+        if k != state.done:
+            raise ConfigError(f"stage {k} of a state behind {state.done} stages: run stage {state.done} next")
         if held is not None:
             lane = held.lane
             with lane.lock:
@@ -181,22 +186,13 @@ class GraphStages:
         np.copyto(lent.array, images)
         return lent
 
-    def _moved(
-        self,
-        done: int,
-        samples: int,
-        sources: Mapping[str, NDArray[Any]],
-        fill: Callable[[str, NDArray[Any], NDArray[Any]], None],
-    ) -> State:
-        held, tensors = self._lane(samples), {}
-        for name, source in sources.items():
-            if held is not None:
-                out = held.lane.blocks[name].array
-            else:
-                tensors[name] = self._pool.lend((samples, *source.shape[1:]), source.dtype.str)
-                out = tensors[name].array
-            fill(name, source, out)
-        return State(done, samples, held, tensors)
+    def _room(self, done: int, samples: int, like: Mapping[str, NDArray[Any]]) -> State:
+        """A state of so many samples, with whatever values."""
+        held = self._lane(samples)
+        if held is not None:
+            return State(done, samples, held, {})
+        lent = {name: self._pool.lend((samples, *part.shape[1:]), part.dtype.str) for name, part in like.items()}
+        return State(done, samples, None, lent)
 
     def _lane(self, samples: int) -> _Held | None:
         for lane in tuple(self._free):
@@ -210,17 +206,20 @@ class GraphStages:
     def _new_lane(self, samples: int) -> Lane | None:
         forms: dict[str, Form] = {IMAGES: (self._image_shape, "<f4")}
         for graph in self._graphs:
-            if not graph.forms:
+            if not graph.forms or not graph.takes(samples):
                 return None
             forms |= zip(graph.gives, graph.forms, strict=True)
         nbytes = samples * sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in forms.values())
         if not 0 < nbytes <= LANE_BYTES:
             return None
         blocks = {name: self._pool.new((samples, *shape), kind) for name, (shape, kind) in forms.items()}
-        runs = []
-        for graph in self._graphs:
-            run = graph.bind([blocks[name] for name in graph.reads], [blocks[name] for name in graph.gives])
-            if run is None:
-                return None
-            runs.append(run)
+        runs = [
+            graph.bind([blocks[name] for name in graph.reads], [blocks[name] for name in graph.gives])
+            for graph in self._graphs
+        ]
         return Lane(samples, blocks, runs)
+
+
+def _locked(state: State) -> AbstractContextManager[object]:
+    """Nobody writes again what it holds meanwhile."""
+    return nullcontext() if state.held is None else state.held.lane.lock

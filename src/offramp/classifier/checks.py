@@ -1,13 +1,10 @@
 """What must fit together before a classifier may answer."""
 
-from collections.abc import Mapping
-
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Source
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError, DataError
 from offramp.nets.base import MultiExitNet
-from offramp_runtime.plan import ExitPlan
 
 
 def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Preprocessing | None) -> None:
@@ -27,21 +24,6 @@ def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Prep
         raise ConfigError(
             f"preprocessing to {preprocessing.image_size} pixels for a network priced at {net.config.image_size}; "
             f"build the network with image_size={preprocessing.image_size}"
-        )
-
-
-def check_plan(plan: ExitPlan, identity: str, machine: str) -> None:
-    """Refuse a plan of another model, or with milliseconds of another machine.
-
-    Raises:
-        ArtifactError: either of the two.
-    """
-    if plan.identity != identity:
-        raise ArtifactError(f"the plan was made for {plan.identity[:8]}, this model is {identity[:8]}; solve it again")
-    if plan.machine is not None and plan.machine != machine:
-        raise ArtifactError(
-            f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
-            f"{machine[:8]} (hardware, threads, runtime and PyTorch count); solve it again here"
         )
 
 
@@ -70,17 +52,3 @@ def check_classes(classes: tuple[str, ...], source: Source) -> None:
             f"this model {len(classes)} ({classes[0]}, …); take the data it was trained for, "
             "or import it with these class names"
         )
-
-
-def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
-    """Refuse more than one way to spend, or an exit that is not there.
-
-    Raises:
-        ConfigError: either of the two.
-    """
-    given = [name for name, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
-    exit_index = ways["exit"]
-    if isinstance(exit_index, int) and not 0 <= exit_index < num_exits:
-        raise ConfigError(f"exit {exit_index}: this network has exits 0 … {num_exits - 1}")

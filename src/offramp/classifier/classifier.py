@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp.classifier.answering import answer_at, answer_in_batches, answer_in_queues
-from offramp.classifier.checks import check_classes, check_parts, check_plan, check_ways, checked_calibration
+from offramp.classifier.checks import check_classes, check_parts, checked_calibration
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
 from offramp.classifier.measuring import Measuring, noise
 from offramp.classifier.running import Running
@@ -28,6 +28,7 @@ from offramp.measure.energy import EnergyTable
 from offramp.measure.latency import StageTimes
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
+from offramp_runtime.checks import check_plan, check_ways
 from offramp_runtime.costs import Costs
 from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.plan import ExitPlan
@@ -74,7 +75,7 @@ class Classifier:
         self.about = about or {}
         self.running = Running(self.net, lambda: self._digests.of(self.storage))
         self.measuring = Measuring(self.running, lambda: self.identity, self._any_images)
-        self._anytime: dict[str, AnytimePredictor[Any]] = {}
+        self._anytime: tuple[tuple[AnyRuntime, torch.device], AnytimePredictor[Any]] | None = None
         self._calibrations: dict[Precision, Calibration] = {}
         self._digests = DigestCache(self.net)
         if storage == "fp16":  # what is answered from now on is what will be stored
@@ -127,13 +128,15 @@ class Classifier:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of stored weights, precision, answer rule and preprocessing; follows changes of the weights."""
+        """SHA-256 of stored weights, precision, answer rule and preprocessing; follows changes of the weights.
+
+        For int8 it is that of the quantised graph too.
+        """
         return self.identity_at(self.running.precision)
 
     def identity_at(self, precision: Precision) -> str:
         """:attr:`identity`, were this precision in use."""
-        digest = self._digests.of(self.storage)
-        return identity_of(digest, precision, "this-exit", self.preprocessing)
+        return identity_of(self.running.digest_at(precision), precision, "this-exit", self.preprocessing)
 
     def calibration_at(self, precision: Precision) -> Calibration | None:
         """:attr:`calibration`, were this precision in use."""
@@ -351,10 +354,11 @@ class Classifier:
         return self.net.num_exits - 1 if chosen is None else chosen
 
     def _in_time(self) -> AnytimePredictor[Any]:
-        place = self.running.machine
-        if place not in self._anytime:
-            self._anytime[place] = AnytimePredictor(self.runtime, self.need_preprocessing(), device=self.device)
-        return self._anytime[place]
+        runtime = self.runtime  # another one once the weights have changed
+        place = runtime, self.device
+        if self._anytime is None or self._anytime[0] != place:
+            self._anytime = place, AnytimePredictor(runtime, self.need_preprocessing(), device=self.device)
+        return self._anytime[1]
 
     def need_preprocessing(self) -> Preprocessing:
         """What images go through.

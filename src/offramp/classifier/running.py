@@ -1,5 +1,6 @@
 """Which runtime computes for a classifier."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from offramp.engine.choose import choose
 from offramp.engine.opening import AUTO, AnyRuntime, Subject, open_runtime
-from offramp.errors import ConfigError
+from offramp.errors import ArtifactError, ConfigError
 from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
 from offramp_runtime.precision import Precision, check_precision
@@ -29,6 +30,7 @@ class Running:
         self.precision: Precision = "fp32"
         self.int8_graph: Path | None = None
         """The quantised graph, where there is one."""
+        self._known_graph: tuple[object, str] = (None, "")
         self._threads: int | None = None
         self._opened: tuple[str, AnyRuntime] | None = None
 
@@ -37,7 +39,7 @@ class Running:
         """What computes."""
         if self.name is None:
             return self._net
-        digest = self._digest()
+        digest = self.digest_at(self.precision)
         if self._opened is None or self._opened[0] != digest:
             self._opened = digest, open_runtime(self.name, self.subject(self.precision))
         return self._opened[1]
@@ -79,4 +81,28 @@ class Running:
 
     def subject(self, precision: Precision) -> Subject:
         """The network as it is now, to be run or exported at this precision."""
-        return Subject(self._net, self._digest(), precision, self.threads, self.device, self.int8_graph)
+        return Subject(self._net, self.digest_at(precision), precision, self.threads, self.device, self.int8_graph)
+
+    def digest_at(self, precision: Precision) -> str:
+        """Of all that computes at this precision: the weights, and for int8 the quantised graph, where there is one.
+
+        Raises:
+            ArtifactError: the graph is gone.
+        """
+        weights = self._digest()
+        if precision != "int8" or self.int8_graph is None:
+            return weights
+        return hashlib.sha256((weights + self._graph_digest(self.int8_graph)).encode()).hexdigest()
+
+    def _graph_digest(self, path: Path) -> str:
+        """Of a file that is not read again as long as it is the same."""
+        try:
+            about = path.stat()
+            known = path, about.st_mtime_ns, about.st_size
+            if self._known_graph[0] != known:
+                self._known_graph = known, hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise ArtifactError(
+                f"{path}: cannot be read ({error.strerror}); quantise again: offramp calibrate MODEL --precision int8"
+            ) from None
+        return self._known_graph[1]

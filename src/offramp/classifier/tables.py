@@ -1,7 +1,7 @@
 """What stages take on this machine, measured when a budget first needs it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from offramp.runtimes import Runtime
 from offramp_runtime.budgeted import Regroup, always
 from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.stage_table import Setting
+
+T = TypeVar("T")
 
 
 class StageTables:
@@ -30,10 +32,11 @@ class StageTables:
         self, runtime: Runtime[Any], images: Callable[[int], Tensor], setting: Setting, batch: int
     ) -> LatencyTable:
         """Milliseconds for batches of up to ``batch`` images and somewhat more."""
-        place = setting, _power(batch)
-        if place not in self._latencies:
-            self._latencies[place] = measure_latencies(runtime, images, setting, largest=place[1])
-        return self._latencies[place]
+        known = _reaching(self._latencies, setting, batch)
+        if known is None:
+            largest = _power(batch)
+            known = self._latencies[setting, largest] = measure_latencies(runtime, images, setting, largest=largest)
+        return known
 
     def joules(
         self, runtime: Runtime[Any], images: Callable[[int], Tensor], setting: Setting, batch: int, device: torch.device
@@ -44,16 +47,22 @@ class StageTables:
             BudgetError: they cannot be measured here.
             MissingExtraError: they are a GPU's and its bindings are not installed.
         """
-        place = setting, _power(batch)
-        if place not in self._joules:
-            meter = open_meter(device)
-            self._joules[place] = measure_joules(runtime, images, setting, meter, largest=place[1])
-        return self._joules[place]
+        known = _reaching(self._joules, setting, batch)
+        if known is None:
+            largest = _power(batch)
+            known = measure_joules(runtime, images, setting, open_meter(device), largest=largest)
+            self._joules[setting, largest] = known
+        return known
 
     def regroup(self, setting: Setting, batch: int) -> Regroup:
         """Regroup where it pays, if that has been measured, else always."""
-        known = self._latencies.get((setting, _power(batch)))
+        known = _reaching(self._latencies, setting, batch)
         return always if known is None else known.pays
+
+
+def _reaching(tables: Mapping[tuple[Setting, int], T], setting: Setting, batch: int) -> T | None:
+    """One measured in this setting for batches as large."""
+    return next((table for (its, largest), table in tables.items() if its == setting and largest >= batch), None)
 
 
 def _power(batch: int) -> int:

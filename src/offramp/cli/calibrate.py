@@ -64,6 +64,7 @@ def run(
     if chosen == "int8":
         from offramp.classifier.quantised import quantise
 
+        (folder / calibration_name(chosen)).unlink(missing_ok=True)  # of the graph that is replaced
         with waiting("quantising: writing the graph, looking at training images, about two minutes"):
             quantise(classifier, source, folder / INT8)
     with waiting(f"getting runtime '{runtime}' ready"):

@@ -49,6 +49,8 @@ def run(
         say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
         return
     say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
+    if measure and format in KINDS and manifest.latency is None:
+        remark(f"this machine cannot run the bundle in {format} {precision}, so no latency table goes along")
     if manifest.latency is not None:
         last = manifest.num_exits - 1
         ms = sum(manifest.latency.ms(k, 1) for k in range(last + 1))

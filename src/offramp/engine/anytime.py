@@ -36,8 +36,8 @@ class AnytimePredictor(Generic[S]):
     The clock of a deadline runs from decoded pixels on: normalising, every stage, the answer rule and bringing the
     answer to the CPU are paid out of it. Reading and decoding files or PIL images comes before; an array (N, H, W, C)
     is decoded already. So does measuring the stages, once per number of images: when it is first met, or ahead of that
-    with :meth:`stage_clock`. It takes less than two seconds, unless running the network once takes more than one. From
-    then on every answer is a measurement too, so that stages are given the time they take in the company they run in.
+    with :meth:`stage_clock`. It takes less than two seconds, unless running the network twice takes longer. From then on
+    every answer is a measurement too, so that stages are given the time they take in the company they run in.
 
     A stage starts only if its newest runs say that it will be done in time with the confidence asked for. Before exit 0
     there is nothing to answer instead: a deadline is refused only if more than one in ten of its newest runs would miss

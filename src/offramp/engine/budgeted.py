@@ -1,6 +1,5 @@
 """Budgeted batches that really exit: who is done leaves the batch, the rest go on without them."""
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from offramp.decide.answers import AnswerRule, Memo, ThisExit
 from offramp.decide.policies import ExitPolicy
-from offramp.engine.judge import fixed_size, judge, on_device, padded, take_memo
+from offramp.engine.judge import judge, on_device, take_memo
 from offramp.runtimes import Runtime
 from offramp_runtime.budgeted import Regroup, always
 
@@ -25,7 +24,6 @@ def run_budgeted(
     rule: AnswerRule | None = None,
     *,
     regroup: Regroup = always,
-    sizes: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, C) of the exit each sample left at, and that exit (N,), on the CPU, in the order of the images.
 
@@ -38,15 +36,9 @@ def run_budgeted(
         rule: what the policy judges; the newest exit alone by default.
         regroup: asked where the batch could shrink; where it does not, those who have left are computed and not read.
             :meth:`offramp_runtime.stage_table.StageTable.pays` knows when it pays.
-        sizes: batch sizes the runtime wants, rising; batches are filled up to one of them. Any by default.
-
-    Raises:
-        ConfigError: more images than the largest of ``sizes``.
     """
     rule = rule or ThisExit()
-    count, size = len(images), fixed_size(len(images), sizes)
-    if size > count:
-        images = images[on_device(padded(np.arange(count), size), images.device)]
+    count = size = len(images)
     state, memo = runtime.start(images), _NOTHING
     # Of those still inside: which image each is, and which row of the batch.
     places = rows = np.arange(count)
@@ -63,10 +55,9 @@ def run_budgeted(
         places, rows = places[~leaves], rows[~leaves]
         if not len(rows):
             break
-        fitting = fixed_size(len(rows), sizes)
-        if fitting < size and regroup(k + 1, fitting, size):
-            there = on_device(padded(rows, fitting), logits.device)
-            state, memo = runtime.take(state, there), take_memo(memo, there)
-            rows, size = np.arange(len(rows)), fitting
+        if len(rows) < size and regroup(k + 1, len(rows), size):
+            there = on_device(rows, logits.device)
+            state, memo, size = runtime.take(state, there), take_memo(memo, there), len(rows)
+            rows = np.arange(size)
     assert answered is not None  # every network has an exit
     return answered, torch.from_numpy(exits)

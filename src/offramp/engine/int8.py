@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from offramp.errors import DataError
 from offramp_runtime import graph
+from offramp_runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -44,6 +45,7 @@ def quantize(path: Path, batches: Iterable[NDArray[np.float32]], out: Path) -> N
     Raises:
         DataError: there are no images.
         MissingExtraError: onnx or onnxruntime is not installed.
+        ArtifactError: ``out`` cannot be written.
     """
     graph.need_onnx()
     plain = _simplified(path)
@@ -51,7 +53,8 @@ def quantize(path: Path, batches: Iterable[NDArray[np.float32]], out: Path) -> N
     quantised = _quantised(plain, seen.ranges)
     _correct_biases(quantised, plain, seen.means)
     _dequantise_per_reader(quantised)
-    out.write_bytes(_with_shapes(quantised).SerializeToString())
+    data = _with_shapes(quantised).SerializeToString()
+    write_atomic(out, lambda file: file.write(data))
 
 
 @dataclass

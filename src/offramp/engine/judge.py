@@ -1,6 +1,5 @@
 """One stage and its decision: the step that every way of running batches shares."""
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from offramp.decide.answers import AnswerRule, Memo
 from offramp.decide.policies import ExitPolicy
-from offramp.errors import ConfigError
 from offramp.runtimes import Runtime
 
 S = TypeVar("S")
@@ -42,24 +40,3 @@ def on_device(rows: Rows, device: torch.device) -> Tensor:
 def take_memo(memo: Memo, rows: Tensor) -> Memo:
     """What a rule remembers of the samples ``rows``."""
     return tuple(part.index_select(0, rows) for part in memo)
-
-
-def fixed_size(count: int, sizes: Sequence[int]) -> int:
-    """The smallest of ``sizes`` that holds ``count`` samples; ``count`` itself where there are none.
-
-    Raises:
-        ConfigError: more samples than the largest size.
-    """
-    if not sizes or count == 0:
-        return count
-    fitting = [size for size in sizes if size >= count]
-    if not fitting:
-        raise ConfigError(
-            f"{count} images at once: the runtime's fixed sizes end at {max(sizes)}; give smaller batches"
-        )
-    return min(fitting)
-
-
-def padded(rows: Rows, size: int) -> Rows:
-    """``rows`` filled up to ``size`` with repetitions of the first, whose answers nobody reads."""
-    return np.concatenate([rows, np.full(size - len(rows), rows[0])]) if size > len(rows) else rows

@@ -24,7 +24,7 @@ class Subject:
 
     net: MultiExitNet
     digest: str
-    """Of the stored weights; with the configuration it tells networks apart in caches."""
+    """Of the stored weights, and of the quantised graph if that runs; with the configuration it tells networks apart."""
     precision: Precision
     threads: int
     """That compute one call."""

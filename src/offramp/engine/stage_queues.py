@@ -1,7 +1,7 @@
 """More images than fit at once: survivors of several batches wait at a stage until a full batch is there."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offramp.decide.answers import AnswerRule, Memo, ThisExit
 from offramp.decide.policies import ExitPolicy
-from offramp.engine.judge import Rows, fixed_size, judge, on_device, padded, take_memo
+from offramp.engine.judge import Rows, judge, on_device, take_memo
 from offramp.errors import ConfigError
 from offramp.runtimes import Runtime
 
@@ -30,7 +30,6 @@ def run_queued(
     *,
     batch_size: int,
     window: int | None = None,
-    sizes: Sequence[int] = (),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (logits (n, C), exits (n,)) in the order of the images, as soon as all before them are answered.
 
@@ -45,16 +44,14 @@ def run_queued(
         rule: what the policy judges; the newest exit alone by default.
         batch_size: images of a full batch.
         window: images read and not yet yielded, at most; 32 batches by default.
-        sizes: batch sizes the runtime wants, rising; a batch is filled up to one of them. Any by default.
 
     Raises:
-        ConfigError: ``window`` or the largest of ``sizes`` is below ``batch_size``.
+        ConfigError: ``window`` is below ``batch_size``.
     """
     window = WINDOW * batch_size if window is None else window
     if window < batch_size:
         raise ConfigError(f"a window of {window} images for batches of {batch_size}: let it hold at least one batch")
-    fixed_size(batch_size, sizes)
-    queues = StageQueues(runtime, policy, rule or ThisExit(), batch_size, sizes)
+    queues = StageQueues(runtime, policy, rule or ThisExit(), batch_size)
     order = _InOrder(window)
     for batch in batches:
         while len(batch):
@@ -90,14 +87,11 @@ class StageQueues(Generic[S]):
         policy: decides who leaves.
         rule: what it judges.
         batch_size: images a stage runs with at most.
-        sizes: batch sizes the runtime wants; any where empty.
     """
 
-    def __init__(
-        self, runtime: Runtime[S], policy: ExitPolicy, rule: AnswerRule, batch_size: int, sizes: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, runtime: Runtime[S], policy: ExitPolicy, rule: AnswerRule, batch_size: int) -> None:
         self.runtime, self.policy, self.rule = runtime, policy, rule
-        self.batch_size, self.sizes = batch_size, sizes
+        self.batch_size = batch_size
         self._queues: list[deque[_Group[S]]] = [deque() for _ in range(runtime.num_exits)]
         self._device = torch.device("cpu")
 
@@ -134,15 +128,10 @@ class StageQueues(Generic[S]):
     def run(self, k: int) -> tuple[int, Rows, Tensor]:
         """Run stage k for up to a full batch of those who wait: k, the places that leave, and their logits (n, C)."""
         group = self._gather(k)
-        state, memo, count = group.state, group.memo, len(group.places)
-        size = fixed_size(count, self.sizes)
-        if size > count:
-            there = on_device(padded(np.arange(count), size), self._device)
-            state, memo = self.runtime.take(state, there), take_memo(memo, there)
-        state, logits, memo, leaves = judge(self.runtime, k, state, memo, self.policy, self.rule)
-        gone, stays = leaves[:count].nonzero()[0], (~leaves[:count]).nonzero()[0]
+        state, logits, memo, leaves = judge(self.runtime, k, group.state, group.memo, self.policy, self.rule)
+        gone, stays = leaves.nonzero()[0], (~leaves).nonzero()[0]
         if len(stays):
-            self._move_on(k + 1, _Group(state, memo, group.places), stays, whole=len(stays) == size)
+            self._move_on(k + 1, _Group(state, memo, group.places), stays, whole=len(stays) == len(leaves))
         return k, group.places[gone], logits[on_device(gone, self._device)]
 
     def _gather(self, k: int) -> _Group[S]:

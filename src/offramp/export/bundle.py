@@ -13,7 +13,7 @@ from offramp.classifier import Classifier
 from offramp.engine.opening import Subject
 from offramp.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp.measure.macs import direct_macs
-from offramp_runtime.bundle import Manifest, read_bundle, write_manifest
+from offramp_runtime.bundle import MANIFEST, Manifest, read_bundle, write_manifest
 from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.loading import KINDS, load
 from offramp_runtime.machine import version_of
@@ -62,6 +62,10 @@ def export(
     """
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
+    if threads is not None and (kind not in KINDS or not measuring_s):
+        raise ConfigError(
+            f"threads={threads}: only for a bundle that is measured, of {' or '.join(KINDS)}; leave it out"
+        )
     chosen: Format = lookup("export format", kind, "export", "FORMATS")
     if precision not in chosen.precisions:
         raise ConfigError(f"format '{kind}' has no {precision}; it has {', '.join(chosen.precisions)}")
@@ -89,10 +93,9 @@ def export(
         if measuring_s and kind in KINDS:
             manifest = replace(manifest, latency=_latencies(unfinished, threads, measuring_s))
             write_manifest(unfinished, manifest, calibration)
-        if out.exists():
-            shutil.rmtree(out)
         unfinished.chmod(0o755)
-        unfinished.rename(out)
+        check_place(out)  # it may have been long ago
+        _replace(out, unfinished)
     except OSError as error:
         raise _unwritable(out, error) from error
     finally:
@@ -118,6 +121,22 @@ def _new_folder(out: Path) -> Path:
         raise _unwritable(out, error) from error
 
 
+def _replace(out: Path, new: Path) -> None:
+    """Put ``new`` where ``out`` is or may be, and only then remove what was there."""
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        if out.exists():
+            out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            if any(old.iterdir()):
+                old.rename(out)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def _unwritable(out: Path, error: OSError) -> ArtifactError:
     return ArtifactError(f"{out}: cannot be written ({error.strerror or error}); check folder and disk")
 
@@ -131,9 +150,14 @@ def check_place(out: Path) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        read_bundle(out)
+        known = {MANIFEST, *read_bundle(out).files}
     except ArtifactError:
         raise ArtifactError(f"{out}: exists and is no whole bundle; choose another --out, or remove it first") from None
+    strange = [name for path in out.rglob("*") if path.is_file() and (name := str(path.relative_to(out))) not in known]
+    if strange:
+        raise ArtifactError(
+            f"{out}: holds {strange[0]}, which is no part of the bundle there; choose another --out, or move it away"
+        )
 
 
 def described(

@@ -1,0 +1,37 @@
+"""What is asked for must be possible, and plans must belong to the model."""
+
+from collections.abc import Mapping
+from operator import index
+from typing import SupportsIndex
+
+from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.plan import ExitPlan
+
+
+def check_plan(plan: ExitPlan, identity: str, machine: str) -> None:
+    """Refuse a plan of another model, or with milliseconds of another machine.
+
+    Raises:
+        ArtifactError: either of the two.
+    """
+    if plan.identity != identity:
+        raise ArtifactError(f"the plan was made for {plan.identity[:8]}, this model is {identity[:8]}; solve it again")
+    if plan.machine is not None and plan.machine != machine:
+        raise ArtifactError(
+            f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
+            f"{machine[:8]} (hardware, threads, runtime and its version count); solve it again here"
+        )
+
+
+def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
+    """Refuse more than one way to spend, or an exit that is not there.
+
+    Raises:
+        ConfigError: either of the two.
+    """
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
+    exit_index = ways["exit"]
+    if isinstance(exit_index, SupportsIndex) and not 0 <= index(exit_index) < num_exits:
+        raise ConfigError(f"exit {exit_index}: this network has exits 0 … {num_exits - 1}")
