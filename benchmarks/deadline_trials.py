@@ -25,6 +25,8 @@ EVERY = 8
 """Trials between two looks at what the network takes whole and direct."""
 LATE_MS = 0.05
 """A miss is later than this; the loop of the control needs a moment to see that the deadline has passed, too."""
+SETTLE_S = 0.002
+"""Before the control, so that a run which was cancelled has let go of its stage."""
 NOTHING = -1
 """Exit where there was no answer."""
 
@@ -137,6 +139,7 @@ def interrupted_at(
 
 def control(deadline_ms: float) -> float:
     """When a loop that does nothing but read the clock saw the deadline pass."""
+    time.sleep(SETTLE_S)
     began = time.perf_counter()
     end = began + deadline_ms / 1e3
     while time.perf_counter() < end:

@@ -217,3 +217,11 @@ def test_learning_takes_its_time_and_at_most_one_stage_more_or_one_run(ms: list[
 def test_every_stage_is_seen_however_short_the_time() -> None:
     stages, _ = learnt(Clock(), 0.1, (20, 20), (80, 80))
     assert [stages.allow_ms(k) for k in range(2)] == [80, 80]
+
+
+def test_a_few_slow_runs_of_what_is_unavoidable_leave_nobody_without_an_answer() -> None:
+    stages = StageClock(3, 0.99, unavoidable=(0, 2))
+    for run in range(100):
+        for k in range(3):
+            stages.saw(k, 5 if run % 20 == 7 else 1)
+    assert [stages.allow_ms(k) for k in range(3)] == [1, 5, 1]

@@ -4,14 +4,14 @@ import math
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from offramp_runtime.errors import ConfigError
 
 WINDOW = 256
 """Newest runs of a stage that count."""
-FIRST = 0.9
-"""Stage 0 is asked for no more confidence than this: before it there is nothing to answer instead."""
+UNAVOIDABLE = 0.9
+"""What every answer needs is asked for no more confidence than this: without it there is nothing to answer instead."""
 
 
 class StageClock:
@@ -23,16 +23,19 @@ class StageClock:
     was withheld 1 / (1 - confidence) times in a row although it usually fits, it is tried, and half of the runs that do
     not fit are forgotten. Were all tries in vain, no more would be late than the confidence allows.
 
-    Stage 0 is withheld with the confidence :data:`FIRST` at most, so that a few slow runs do not leave everybody without
-    an answer.
+    What is unavoidable is judged with the confidence :data:`UNAVOIDABLE` at most, so that a few slow runs do not leave
+    everybody without an answer.
 
     Args:
         num_stages: K.
         confidence: between 0 and 1.
+        unavoidable: stages that every answer needs.
     """
 
-    def __init__(self, num_stages: int, confidence: float = 0.99) -> None:
-        self._confidences = [min(confidence, FIRST), *[confidence] * (num_stages - 1)]
+    def __init__(self, num_stages: int, confidence: float = 0.99, unavoidable: Collection[int] = (0,)) -> None:
+        self._confidences = [
+            min(confidence, UNAVOIDABLE) if k in unavoidable else confidence for k in range(num_stages)
+        ]
         self._lock = threading.Lock()
         self._runs = tuple(_Runs() for _ in range(num_stages))
         self._allow_ms = [math.inf] * num_stages
@@ -126,6 +129,7 @@ def learn(
     confidence: float,
     seconds: float,
     clock: Callable[[], float],
+    unavoidable: Collection[int] = (0,),
 ) -> StageClock:
     """A clock that has seen the stages for about so many seconds, at most :data:`WINDOW` runs of each.
 
@@ -135,11 +139,12 @@ def learn(
         confidence: see :class:`StageClock`.
         seconds: after them a run is broken off, once every stage was seen.
         clock: tells seconds.
+        unavoidable: see :class:`StageClock`.
     """
     end = clock() + seconds
     for _ in run(StageClock(num_stages, confidence)):
         pass  # first runs allocate, compile and fill caches
-    warm = StageClock(num_stages, confidence)
+    warm = StageClock(num_stages, confidence, unavoidable)
     for turn in range(WINDOW):
         for _ in run(warm):
             if turn > 0 and clock() >= end:

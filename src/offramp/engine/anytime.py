@@ -147,8 +147,10 @@ class AnytimePredictor(Generic[S]):
                 self._hand_over(k, answer, stages)
                 yield
 
-        # What comes after the last stage is handing the answer over.
-        return learn(run, self._runtime.num_exits + 1, self.confidence, LEARNING_S, self._clock)
+        # What comes after the last stage is handing the answer over. Where other threads compute in Python, the lock of the
+        # interpreter makes it wait for milliseconds now and then.
+        last = self._runtime.num_exits
+        return learn(run, last + 1, self.confidence, LEARNING_S, self._clock, unavoidable=(0, last))
 
     def _begin(self, images: Images, deadline_ms: float) -> tuple[NDArray[np.uint8], StageClock | None, float]:
         """Decoded pixels, the clock of the stages where there is one, and when the deadline began to run."""
