@@ -183,7 +183,9 @@ def collections() -> Iterator[list[tuple[int, float]]]:
 @contextmanager
 def busy_core() -> Iterator[None]:
     """Another process that never rests."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    # It ends with this process, even if that is killed.
+    code = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
     try:
         yield
     finally:
