@@ -40,7 +40,7 @@ class AnytimePredictor(Generic[S]):
     every answer is a measurement too, so that stages are given the time they take in the company they run in.
 
     A stage starts only if its newest runs say that it will be done in time with the confidence asked for. Before exit 0
-    there is nothing to answer instead: a deadline is refused only if more than one in ten of its newest runs would miss
+    there is nothing to answer instead: a deadline is refused only if more than one in twenty of its newest runs would miss
     it, and tried now and then all the same, so that a machine that has become quiet is noticed.
 
     What reaches into a call from outside is not in the library's hand: garbage collection in a process with many
