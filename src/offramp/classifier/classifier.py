@@ -54,7 +54,7 @@ class Classifier:
 
     batch_size = 256
     """Images per step when many are given. Large, since batches shrink as images leave; lower it where memory is short."""
-    stream_batch_size = 128
+    stream_batch_size = 64
     """Images per step of :meth:`predict_stream`, whose batches do not shrink."""
 
     def __init__(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from offramp.data.preprocess import Preprocessing
 
+_VERSION = attrgetter("_version")
 Storage = Literal["fp32", "fp16"]
 """How a model folder keeps weights."""
 
@@ -58,7 +60,8 @@ class DigestCache:
         return self._known[1]
 
     def _version(self, storage: Storage) -> object:
-        return storage, [(tensor.data_ptr(), tensor._version) for tensor in self._tensors]
+        # Mapped, since this is asked for at every answer.
+        return storage, list(map(Tensor.data_ptr, self._tensors)), list(map(_VERSION, self._tensors))
 
 
 def identity_of(digest: str, precision: str, rule: str, preprocessing: Preprocessing | None) -> str:
