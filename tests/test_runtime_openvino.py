@@ -242,6 +242,7 @@ from offramp_runtime.openvino import open_stages
 first, second = (open_stages(Path(sys.argv[1]), 3, threads=threads, precision="fp32") for threads in (1, 2))
 del first
 del second
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background ignores it
 try:
     signal.raise_signal(signal.SIGINT)
 except KeyboardInterrupt:

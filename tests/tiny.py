@@ -1,6 +1,6 @@
 """A whole small world: a data set, a network and a recipe that train in a moment, and a clock that waits for nobody."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -156,8 +156,10 @@ def fix_times(patch: pytest.MonkeyPatch, *ms: float) -> None:
     def measured(_net: object, pixels: Callable[[], Tensor], _repeats: int) -> StageTimes:
         return stage_times(*ms, batch_size=len(pixels()))
 
-    def learnt(_run: object, num_stages: int, confidence: float, _seconds: float, _clock: object) -> StageClock:
-        clock = StageClock(num_stages, confidence)
+    def learnt(
+        _run: object, num_stages: int, confidence: float, _seconds: float, _clock: object, unavoidable: Collection[int]
+    ) -> StageClock:
+        clock = StageClock(num_stages, confidence, unavoidable)
         for k, one in enumerate((*ms, 0.0)):  # handing the answer over comes after the last stage
             clock.saw(k, one)
         return clock
