@@ -149,7 +149,7 @@ def test_every_path_that_needs_no_gpu_is_tried_on_a_cpu(tmp_path: Path) -> None:
 
 def named(path: str) -> bool:
     """Whether it is one of those that mean nothing without a GPU."""
-    return path.startswith(("no waiting", "CUDA graph")) or "compiled" in path
+    return path.startswith(("no waiting", "CUDA graph", "joules")) or "compiled" in path or "waits" in path
 
 
 def test_a_path_that_fails_is_told_and_the_others_are_tried(

@@ -18,6 +18,8 @@ FAR = {"fp32": 0.02, "bf16": 0.06}
 
 def runtime(world: World, name: str, precision: str) -> str:
     """Every exit and a budget, against the CPU's network, for one image and for batches that shrink."""
+    if name == "compiled":
+        need_cuda(world)  # the CPU's form is another, takes minutes, and has tests of its own
     wanted, classifier = world.classifier(CPU), _opened(world, name, precision)
     last = classifier.net.num_exits - 1
     off = max(_off(wanted, classifier, k) for k in range(last + 1))

@@ -375,7 +375,10 @@ class Classifier:
 
     def _need_calibration(self) -> Calibration:
         if self.calibration is None:
+            precision = self.running.precision
+            which, option = ("", "") if precision == "fp32" else (f" of {precision}", f" --precision {precision}")
             raise BudgetError(
-                "this model has no calibration to solve a budget from; make one with: offramp calibrate MODEL --data NAME"
+                f"this model has no calibration{which} to solve a budget from; "
+                f"make one with: offramp calibrate MODEL --data NAME{option}"
             )
         return checked_calibration(self.calibration, self.identity)

@@ -40,7 +40,10 @@ def run(
     classifier = read(find(model))
     chosen = check_precision(precision)
     if classifier.calibration_at(chosen) is None:
-        remark(f"no calibration of {chosen} goes along, so budgets will be refused; make one with: offramp calibrate")
+        remark(
+            f"no calibration of {chosen} goes along, so budgets will be refused; "
+            f"make one with: offramp calibrate {model} --data NAME --precision {chosen}"
+        )
     manifest = export(
         classifier, format, out, precision=chosen, threads=threads, measuring_s=MEASURING_S if measure else 0
     )
