@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from operator import index
 from typing import SupportsIndex
 
-from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
 from offramp_runtime.plan import ExitPlan
 
 
@@ -35,3 +35,13 @@ def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
     exit_index = ways["exit"]
     if isinstance(exit_index, SupportsIndex) and not 0 <= index(exit_index) < num_exits:
         raise ConfigError(f"exit {exit_index}: this network has exits 0 … {num_exits - 1}")
+
+
+def check_deadline(deadline_ms: float) -> None:
+    """Refuse what no clock can keep.
+
+    Raises:
+        BudgetError: not a positive number.
+    """
+    if not deadline_ms > 0:
+        raise BudgetError(f"deadline {deadline_ms:g} ms: must be a positive number of milliseconds")

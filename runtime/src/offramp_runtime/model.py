@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from offramp_runtime.budgeted import always, run_budgeted
 from offramp_runtime.bundle import Bundle
-from offramp_runtime.checks import check_plan, check_ways
+from offramp_runtime.checks import check_deadline, check_plan, check_ways
 from offramp_runtime.costs import Costs, parse_budget
 from offramp_runtime.errors import BudgetError
 from offramp_runtime.latency_table import LatencyTable, measure_latencies
@@ -120,8 +120,7 @@ class Model:
             BudgetError: the deadline is too short for exit 0.
             DataError: an image that cannot be read.
         """
-        if not deadline_ms > 0:
-            raise BudgetError(f"deadline {deadline_ms:g} ms: must be a positive number of milliseconds")
+        check_deadline(deadline_ms)
         pixels = self.manifest.preprocessing.decode(images)
         stages = self._stage_clock(len(pixels)) if deadline_ms < math.inf else None
         began = self._clock()
@@ -176,18 +175,13 @@ class Model:
             return self._latencies
 
     def _any_input(self, count: int) -> NDArray[np.float32]:
-        return self.manifest.preprocessing.network_input(self._noise(count))
-
-    def _noise(self, count: int) -> NDArray[np.uint8]:
-        """Decoded images (N, H, W, C) of nothing in particular."""
-        form = self.manifest.preprocessing
-        shape = count, form.image_size, form.image_size, form.channels
-        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        preprocessing = self.manifest.preprocessing
+        return preprocessing.network_input(preprocessing.noise(count))
 
     def _stage_clock(self, count: int) -> StageClock:
         with self._measuring:
             if count not in self._clocks:
-                pixels = self._noise(count)
+                pixels = self.manifest.preprocessing.noise(count)
 
                 def run(stages: StageClock) -> Iterator[Predictions]:
                     return self._answers(pixels, stages, self._clock(), math.inf)

@@ -69,6 +69,11 @@ class Preprocessing:
         """The mean colour as uint8: what padding is made of, so that it normalises to (almost) zero."""
         return tuple(round(255 * value) for value in self.mean)
 
+    def noise(self, count: int) -> NDArray[np.uint8]:
+        """Decoded images (N, H, W, C) of nothing in particular, the same every time."""
+        shape = count, self.image_size, self.image_size, self.channels
+        return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
     def decode(self, images: Images) -> NDArray[np.uint8]:
         """The images as uint8 (N, H, W, C) of this size and colour mode.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from offramp.classifier.answering import answer_at, answer_in_batches, answer_in_queues
 from offramp.classifier.checks import check_classes, check_parts, checked_calibration
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
-from offramp.classifier.measuring import Measuring, noise
+from offramp.classifier.measuring import Measuring
 from offramp.classifier.running import Running
 from offramp.data.preprocess import Images, Preprocessing
 from offramp.data.source import Samples, Source
@@ -340,8 +340,7 @@ class Classifier:
 
     def _any_images(self, count: int) -> Tensor:
         """Normalised noise, (N, C, H, W)."""
-        preprocessing = self.need_preprocessing()
-        return self._normalize(noise(count, preprocessing.image_size, preprocessing.channels))
+        return self._normalize(self.need_preprocessing().noise(count))
 
     def _pieces(self, batches: Iterable[NDArray[np.uint8]], size: int) -> Iterator[Tensor]:
         """Normalised, at most ``size`` images each."""

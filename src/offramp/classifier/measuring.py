@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 from torch import Tensor
 
 from offramp.classifier.running import Running
@@ -87,8 +86,3 @@ class Measuring:
         return replace(
             calibration.solve(value, table.pricing(images, batch_size, queued)), machine=self._running.machine
         )
-
-
-def noise(count: int, side: int, channels: int) -> "np.typing.NDArray[np.uint8]":
-    """Decoded images (N, H, W, C) of nothing in particular."""
-    return np.random.default_rng(0).integers(0, 256, (count, side, side, channels), np.uint8)

@@ -15,10 +15,11 @@ from torch import Tensor
 from offramp.catalog import lookup
 from offramp.data.preprocess import Images, Preprocessing
 from offramp.decide.answers import Answer, AnswerRule, Memo
-from offramp.engine.anytime_run import AnytimeRun, check_deadline
+from offramp.engine.anytime_run import AnytimeRun
 from offramp.errors import BudgetError
 from offramp.measure.latency import settle
 from offramp.runtimes import Cancellation, InterruptibleRuntime, Runtime
+from offramp_runtime.checks import check_deadline
 from offramp_runtime.predictions import Predictions
 from offramp_runtime.stage_clock import StageClock, check_confidence, learn
 
@@ -137,9 +138,7 @@ class AnytimePredictor(Generic[S]):
         return self._stages[count]
 
     def _learn(self, count: int) -> StageClock:
-        size = self._preprocessing.image_size
-        shape = (count, size, size, self._preprocessing.channels)
-        pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        pixels = self._preprocessing.noise(count)
 
         @torch.inference_mode()
         def run(stages: StageClock) -> Iterator[None]:

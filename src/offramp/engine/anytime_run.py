@@ -7,6 +7,7 @@ from types import TracebackType
 
 from offramp.errors import BudgetError
 from offramp.runtimes import Cancellation
+from offramp_runtime.checks import check_deadline
 from offramp_runtime.predictions import Predictions
 
 
@@ -84,13 +85,3 @@ class AnytimeRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
-
-
-def check_deadline(deadline_ms: float) -> None:
-    """Refuse what no clock can keep.
-
-    Raises:
-        BudgetError: not a positive number.
-    """
-    if not deadline_ms > 0:
-        raise BudgetError(f"deadline {deadline_ms:g} ms: must be a positive number of milliseconds")
