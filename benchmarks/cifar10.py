@@ -35,7 +35,7 @@ def main() -> None:
     assert calibration is not None  # the shipped model is calibrated
     found = evaluate(model, source)
     budgets = [run_budget(model, test, budget) for budget in spread_budgets(costs, (0.1, 0.25, 0.5, 0.75, 1.0))]
-    steps = model.times(1).costs.at_exit
+    steps = model.measuring.times(1).costs.at_exit
     some = test.take(np.arange(1000))
     deadlines = [run_deadline(model, some, round(1.5 * ms + 0.5, 1)) for ms in (steps[0], steps[2], steps[4])]
     sweep = paper_sweep((calibration.confidence, calibration.correct), (found.confidence, found.correct), costs)

@@ -70,7 +70,7 @@ def onnx_session(path: Path, threads: int, profile: Path | None = None) -> Any:
 
 def openvino_model(path: Path, images: Tensor, precision: str, threads: int, *, profile: bool = False) -> Any:
     """A compiled OpenVINO model for such images; with ``profile`` its requests know the times of their operators."""
-    from offramp_runtime.openvino import core
+    from offramp_runtime.openvino_core import core
 
     model = core().read_model(path)
     model.reshape(list(images.shape))

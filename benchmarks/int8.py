@@ -26,7 +26,7 @@ from offramp.data.source import Samples
 from offramp.engine import int8
 from offramp.engine.graphs import write_whole
 from offramp.report.tables import Table
-from offramp_runtime.openvino import core
+from offramp_runtime.openvino_core import core
 
 Array = NDArray[np.float32]
 Run = Callable[[Array], Array]

@@ -71,7 +71,6 @@ def keep_row(row: Row, done: list[Row]) -> None:
     print(json.dumps(row), flush=True)
 
 
-@torch.inference_mode()
 def compare(variant: str, runtime: str, precision: str) -> Row:
     """One network with random weights in one runtime."""
     began = time.perf_counter()
@@ -96,6 +95,7 @@ def prepared(variant: str, precision: str) -> Classifier:
     return classifier
 
 
+@torch.inference_mode()
 def error_of(classifier: Classifier, batch: int) -> float:
     """Largest relative error of any exit, staged and straight to the last."""
     images = random_images(classifier.net.config, batch)  # type: ignore[arg-type]

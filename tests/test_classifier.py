@@ -154,7 +154,7 @@ def test_a_budget_in_joules_is_solved_from_measured_ones(monkeypatch: pytest.Mon
     plan = classifier.plan("1J", batch=2)
     assert (plan.costs.unit, plan.machine) == ("J", classifier.running.machine)
     assert plan.costs.at_exit == pytest.approx((0.0005, 0.001, 0.0015))
-    assert classifier.joules(2) is classifier.joules(2)
+    assert classifier.measuring.joules(2) is classifier.measuring.joules(2)
 
 
 def test_a_deadline_is_answered_at_the_deepest_exit_that_fits(clocked: Classifier) -> None:
@@ -182,7 +182,7 @@ def test_stages_are_measured_once_per_number_of_images(monkeypatch: pytest.Monke
     monkeypatch.setattr("offramp.classifier.measuring.time_stages", measure)
     classifier = make_classifier(calibrated=False)
     for count in (2, 2, 3, 2):
-        classifier.times(count)
+        classifier.measuring.times(count)
     assert measured == [2, 3]
 
 
@@ -197,7 +197,7 @@ def test_the_anytime_predictor_takes_another_rule_and_confidence(clocked: Classi
 
 
 def test_real_stages_can_be_measured() -> None:
-    times = make_classifier(calibrated=False).times(2)
+    times = make_classifier(calibrated=False).measuring.times(2)
     assert (times.batch_size, len(times.ms)) == (2, 3)
 
 
@@ -286,7 +286,7 @@ def test_without_preprocessing_only_the_network_itself_works() -> None:
     assert blind.net(torch.zeros(2, 1, 16, 16)).shape == (3, 2, 4)
     for ask in (
         lambda: blind.predict(PIXELS), lambda: blind.predict(PIXELS, deadline_ms=5), lambda: blind.collect(unlabelled(PIXELS)),
-        lambda: blind.times(1), lambda: next(blind.stream(PIXELS)),
+        lambda: blind.measuring.times(1), lambda: next(blind.stream(PIXELS)),
     ):  # fmt: skip
         with pytest.raises(DataError, match="does not know what its images went through"):
             ask()
@@ -493,3 +493,19 @@ def test_a_deadline_is_answered_with_the_weights_of_now() -> None:
     second = classifier.predict(PIXELS[:1], deadline_ms=60_000)
     same(second, classifier.predict(PIXELS[:1], exit=2))
     assert not np.allclose(first.logits, second.logits)
+
+
+@torch.inference_mode()
+def test_a_model_may_be_loaded_inside_inference_mode(tmp_path: Path) -> None:
+    CLASSIFIER.save(tmp_path / "model")
+    inside = load(tmp_path / "model", runtime="eager")
+    same(inside.predict(PIXELS), CLASSIFIER.predict(PIXELS))
+    with torch.inference_mode(False):
+        same(inside.predict(PIXELS, budget=middle()), CLASSIFIER.predict(PIXELS, budget=middle()))
+
+
+def test_a_network_built_inside_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        net = make_net()
+    with pytest.raises(ConfigError, match=r"built inside torch.inference_mode\(\); build it outside"):
+        Classifier(net, CLASSES, None)

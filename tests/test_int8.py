@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bundles import network_input, run_all
 from offramp.engine import int8
 from offramp.errors import DataError
-from offramp_runtime import openvino
+from offramp_runtime import openvino_core
 from offramp_runtime.stages import Stages
 from tiny import make_net
 
@@ -58,7 +58,7 @@ def in_onnxruntime(path: Path) -> Run:
 
 def in_openvino(path: Path) -> Run:
     pytest.importorskip("openvino")
-    model = openvino.core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = openvino_core.core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda given: np.stack(list(model(given).values()))
 
 

@@ -44,8 +44,8 @@ def classifier() -> Classifier:
         fix_times(patch, 1.0, 2.0, 3.0)
         classifier = make_classifier()
         for batch in (1, 48):
-            classifier.times(batch)  # which remembers it
-        classifier.latencies(48)
+            classifier.measuring.times(batch)  # which remembers it
+        classifier.measuring.latencies(48)
         return classifier
 
 

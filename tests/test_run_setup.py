@@ -94,7 +94,7 @@ def test_a_recipe_may_ask_for_another_size_and_interpolation(
     size: int, resize: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     init = make_classifier()
-    monkeypatch.setattr(init, "preprocessing", replace(PREPROCESSING, resize=20))
+    monkeypatch.setattr(init.intake, "known", replace(PREPROCESSING, resize=20))
     recipe = replace(FINETUNE, image_size=size, interpolation="bilinear")
     found = source_of(recipe, "halves", init)[1]
     assert found == Preprocessing(size or 16, (0.4,), (0.25,), resize, "bilinear")

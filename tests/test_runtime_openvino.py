@@ -11,7 +11,7 @@ from offramp_runtime.errors import ArtifactError, ConfigError
 
 pytest.importorskip("openvino")
 
-from offramp_runtime import openvino
+from offramp_runtime import openvino, openvino_compiler, openvino_core
 from offramp_runtime.openvino import OpenVINOStages, open_stages
 from offramp_runtime.precision import Precision
 
@@ -25,7 +25,7 @@ def stages(bundle: Path) -> OpenVINOStages:
 def halved(bundle: Path) -> OpenVINOStages:
     """Stages that hand over bf16, on any CPU: one without it computes in float32 between the borders."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino, "_need_bf16", lambda core: None)
+        patch.setattr(openvino_compiler, "need_bf16", lambda core: None)
         return open_stages(bundle, 3, threads=1, precision="bf16")
 
 
@@ -172,7 +172,7 @@ def test_bf16_stages_answer_nearly_as_the_network_does(halved: OpenVINOStages, c
 
 
 def test_bf16_is_refused_where_the_cpu_lacks_it(bundle: Path) -> None:
-    if "BF16" in openvino.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" in openvino_core.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has bf16")
     with pytest.raises(ConfigError, match=r"avx512_bf16 or amx_bf16, this one has .*FP32.*take fp32 or int8"):
         open_stages(bundle, 3, threads=1, precision="bf16")
@@ -187,7 +187,7 @@ def test_a_second_start_compiles_nothing(bundle: Path, tmp_path: Path, monkeypat
     def refuse(*_: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr(openvino._Compiler, "_compile", refuse)
+    monkeypatch.setattr(openvino_compiler.Compiler, "_compile", refuse)
     assert_close(run_all(open_stages(bundle, 3, threads=1, precision="fp32"), given), expected(given))
     assert sorted(tmp_path.rglob("*")) == kept
 
@@ -258,7 +258,7 @@ def test_importing_openvino_reports_to_nobody() -> None:
         [],
         """
 import threading
-from offramp_runtime.openvino import core
+from offramp_runtime.openvino_core import core
 core()
 print(threading.active_count(), "openvino" in sys.modules, "openvino_telemetry" in sys.modules)
 """,
@@ -273,8 +273,8 @@ def test_a_missing_openvino_is_an_error_that_names_the_extra(bundle: Path) -> No
 import importlib.util
 from pathlib import Path
 from offramp_runtime.errors import MissingExtraError
-from offramp_runtime import openvino
-openvino.find_spec = lambda name: None
+from offramp_runtime import openvino, openvino_core
+openvino_core.find_spec = lambda name: None
 try:
     openvino.open_stages(Path(sys.argv[1]), 3, threads=1, precision="fp32")
 except MissingExtraError as error:

@@ -46,7 +46,7 @@ def budgeted(world: World) -> str:
 def budgeted_in_ms(world: World) -> str:
     """A budget in measured milliseconds."""
     classifier = world.classifier()
-    costs = classifier.times(len(IMAGES)).costs.at_exit
+    costs = classifier.measuring.times(len(IMAGES)).costs.at_exit
     found = classifier.predict(IMAGES, budget=f"{costs[-1]:.6f}ms")
     each = ", ".join(f"{ms:.4f}" for ms in costs)
     return f"{each} ms an image up to each exit; mean exit {found.exit_index.mean():.2f}"
@@ -55,7 +55,7 @@ def budgeted_in_ms(world: World) -> str:
 def deadline(world: World) -> str:
     """One image; a long deadline reaches the last exit, and the answer comes in time."""
     classifier = world.classifier()
-    classifier.times(1)
+    classifier.measuring.times(1)
     began = time.perf_counter()
     found = classifier.predict(IMAGES[:1], deadline_ms=5000)
     took = (time.perf_counter() - began) * 1e3
@@ -78,7 +78,7 @@ def latency(world: World) -> str:
     """Measured stage times hold what the GPU really does: they are not shorter than its own clock says."""
     classifier = world.classifier()
     batch = 2048 if world.device.type == "cuda" else 64
-    measured = classifier.times(batch).costs.at_exit[-1] * batch
+    measured = classifier.measuring.times(batch).costs.at_exit[-1] * batch
     note = f"{measured:.2f} ms for {batch} images"
     if world.device.type != "cuda":
         return note

@@ -60,7 +60,7 @@ def waits(world: World) -> str:
 def joules(world: World) -> str:
     """What the GPU's counter says of the stages."""
     need_cuda(world)
-    table = world.classifier().joules(8)
+    table = world.classifier().measuring.joules(8)
     each = [table.stage(k, 8) / 8 for k in range(table.num_exits)]
     expect(all(0 < one < 10 for one in each), f"{each} J an image")
     return f"{sum(each):.2g} J an image in batches of 8"

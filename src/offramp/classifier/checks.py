@@ -2,8 +2,7 @@
 
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Source
-from offramp.decide.calibration import Calibration
-from offramp.errors import ArtifactError, ConfigError, DataError
+from offramp.errors import ConfigError, DataError
 from offramp.nets.base import MultiExitNet
 
 
@@ -11,8 +10,11 @@ def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Prep
     """Refuse class names or preprocessing that do not fit the network.
 
     Raises:
-        ConfigError: another number of classes, a name twice, other channels or another image size.
+        ConfigError: another number of classes, a name twice, other channels or another image size; or weights made under
+            ``torch.inference_mode``, whose changes PyTorch does not count.
     """
+    if any(tensor.is_inference() for tensor in (*net.parameters(), *net.buffers())):
+        raise ConfigError("the network was built inside torch.inference_mode(); build it outside, and call it wherever")
     if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
         raise ConfigError(f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes")
     if preprocessing is not None and preprocessing.channels != net.config.image_channels:
@@ -25,19 +27,6 @@ def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Prep
             f"preprocessing to {preprocessing.image_size} pixels for a network priced at {net.config.image_size}; "
             f"build the network with image_size={preprocessing.image_size}"
         )
-
-
-def checked_calibration(calibration: Calibration, identity: str) -> Calibration:
-    """The calibration, refused if it belongs to another model.
-
-    Raises:
-        ArtifactError: it does.
-    """
-    if calibration.identity != identity:
-        raise ArtifactError(
-            f"the calibration was made for {calibration.identity[:8]}, this model is {identity[:8]}; calibrate again"
-        )
-    return calibration
 
 
 def check_classes(classes: tuple[str, ...], source: Source) -> None:

@@ -5,14 +5,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from offramp.classifier.answering import answer_at, answer_in_batches, answer_in_queues
-from offramp.classifier.checks import check_classes, check_parts, checked_calibration
+from offramp.classifier.calibrations import Calibrations
+from offramp.classifier.checks import check_classes, check_parts
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
+from offramp.classifier.intake import Intake
 from offramp.classifier.measuring import Measuring
 from offramp.classifier.running import Running
 from offramp.data.preprocess import Images, Preprocessing
@@ -23,14 +23,10 @@ from offramp.engine.anytime import AnytimePredictor
 from offramp.engine.collect import BATCH, collect, collect_scores
 from offramp.engine.opening import AnyRuntime
 from offramp.engine.stage_queues import WINDOW
-from offramp.errors import BudgetError, DataError
-from offramp.measure.energy import EnergyTable
-from offramp.measure.latency import StageTimes
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
 from offramp_runtime.checks import check_plan, check_ways
 from offramp_runtime.costs import Costs
-from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.plan import ExitPlan
 from offramp_runtime.precision import Precision
 from offramp_runtime.predictions import Predictions
@@ -70,18 +66,18 @@ class Classifier:
         check_parts(net, classes, preprocessing)
         self.net = net.eval()
         self.classes = classes
-        self.preprocessing = preprocessing
         self.storage: Storage = storage
         self.about = about or {}
         self.running = Running(self.net, lambda: self._digests.of(self.storage))
-        self.measuring = Measuring(self.running, lambda: self.identity, self._any_images)
+        self.intake = Intake(preprocessing, self.running)
+        self.measuring = Measuring(self.running, lambda: self.identity, self.intake.noise)
         self._anytime: tuple[tuple[AnyRuntime, torch.device], AnytimePredictor[Any]] | None = None
-        self._calibrations: dict[Precision, Calibration] = {}
+        self.calibrations = Calibrations(self.identity_at)
         self._digests = DigestCache(self.net)
         if storage == "fp16":  # what is answered from now on is what will be stored
             net.load_state_dict(stored_form(net.state_dict(), storage))
         if calibration is not None:
-            self.keep_calibration("fp32", calibration)
+            self.calibrations.keep("fp32", calibration)
 
     def use(
         self, runtime: str = "auto", *, precision: str = "fp32", threads: int | None = None, device: str | None = None
@@ -112,14 +108,16 @@ class Classifier:
     @property
     def calibration(self) -> Calibration | None:
         """Of the precision in use."""
-        return self.calibration_at(self.running.precision)
+        return self.calibrations.get(self.running.precision)
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
-        if calibration is None:
-            self._calibrations.pop(self.running.precision, None)
-        else:
-            self._calibrations[self.running.precision] = calibration
+        self.calibrations.put(self.running.precision, calibration)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What images go through, if the model knows."""
+        return self.intake.known
 
     @property
     def device(self) -> torch.device:
@@ -137,18 +135,6 @@ class Classifier:
     def identity_at(self, precision: Precision) -> str:
         """:attr:`identity`, were this precision in use."""
         return identity_of(self.running.digest_at(precision), precision, "this-exit", self.preprocessing)
-
-    def calibration_at(self, precision: Precision) -> Calibration | None:
-        """:attr:`calibration`, were this precision in use."""
-        return self._calibrations.get(precision)
-
-    def keep_calibration(self, precision: Precision, calibration: Calibration) -> None:
-        """Have a calibration for a precision.
-
-        Raises:
-            ArtifactError: it belongs to other weights, precision or preprocessing.
-        """
-        self._calibrations[precision] = checked_calibration(calibration, self.identity_at(precision))
 
     @cached_property
     def costs(self) -> Costs:
@@ -184,15 +170,15 @@ class Classifier:
         """
         check_ways({"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}, self.net.num_exits)
         if budget is not None:
-            self._need_calibration()
+            self.calibrations.needed(self.running.precision)
         if isinstance(plan, str | Path):
             plan = ExitPlan.load(Path(plan))
         if deadline_ms is not None:
             return self._in_time().predict(images, deadline_ms)
-        pixels = self._decode(images)
+        pixels = self.intake.decode(images)
         if budget is not None:
             plan = self.plan(budget, len(pixels))
-        pieces = self._pieces([pixels], self.batch_size)
+        pieces = self.intake.pieces([pixels], self.batch_size)
         if plan is None:
             answers = answer_at(self.runtime, self._exit(exit), pieces)
         else:
@@ -238,10 +224,10 @@ class Classifier:
             plan = ExitPlan.load(Path(plan))
         size = self.stream_batch_size
         if budget is not None:
-            calibration = self._need_calibration()
+            calibration = self.calibrations.needed(self.running.precision)
             plan = self.measuring.plan(budget, calibration, lambda: self.costs, WINDOW * size, size, queued=True)
         batches = images if isinstance(images, Iterable) else images.batches(size)
-        pieces = self._pieces((self._decode(batch) for batch in batches), size)
+        pieces = self.intake.pieces((self.intake.decode(batch) for batch in batches), size)
         if plan is None:
             return answer_at(self.runtime, self._exit(exit), pieces)
         check_plan(plan, self.identity, self.running.machine)
@@ -267,7 +253,7 @@ class Classifier:
         Measures the stages for one image, which takes up to two seconds. See
         :class:`~offramp.engine.anytime.AnytimePredictor` for the arguments.
         """
-        predictor = AnytimePredictor(self.runtime, self.need_preprocessing(), rule, confidence, self.device)
+        predictor = AnytimePredictor(self.runtime, self.intake.preprocessing, rule, confidence, self.device)
         predictor.stage_clock(1)
         return predictor
 
@@ -283,25 +269,8 @@ class Classifier:
             BudgetError: below exit 0, no calibration, or joules that cannot be measured here.
             MissingExtraError: joules of a GPU without its bindings.
         """
-        calibration = self._need_calibration()
+        calibration = self.calibrations.needed(self.running.precision)
         return self.measuring.plan(budget, calibration, lambda: self.costs, batch or self.batch_size, self.batch_size)
-
-    def latencies(self, batch: int | None = None) -> LatencyTable:
-        """Measured milliseconds of the stages for batches of up to ``batch`` images; measured once, within 15 seconds."""
-        return self.measuring.latencies(min(batch or self.batch_size, self.batch_size))
-
-    def joules(self, batch: int | None = None) -> EnergyTable:
-        """The same in joules.
-
-        Raises:
-            BudgetError: they cannot be measured here.
-            MissingExtraError: they are a GPU's and its bindings are not installed.
-        """
-        return self.measuring.joules(min(batch or self.batch_size, self.batch_size))
-
-    def times(self, batch: int) -> StageTimes:
-        """Measured times of the stages for ``batch`` images on this machine; measured once."""
-        return self.measuring.times(batch)
 
     def calibrate(self, source: Source, report: Callable[[int], None] | None = None) -> Calibration:
         """Run the source's calibrate split once and keep its scores.
@@ -313,7 +282,7 @@ class Classifier:
         confidence, correct = collect_scores(
             self.runtime,
             source.split("calibrate"),
-            self.need_preprocessing(),
+            self.intake.preprocessing,
             ThisExit(),
             device=self.device,
             report=report,
@@ -330,23 +299,7 @@ class Classifier:
     def collect(self, samples: Samples, report: Callable[[int], None] | None = None) -> Tensor:
         """Logits (K, N, C) of all exits."""
         batches = samples.batches(BATCH)
-        return collect(self.runtime, batches, self.need_preprocessing(), device=self.device, report=report)
-
-    def _decode(self, images: Images) -> NDArray[np.uint8]:
-        return self.need_preprocessing().decode(images)
-
-    def _normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
-        return self.need_preprocessing().normalize(torch.from_numpy(pixels).to(self.device))
-
-    def _any_images(self, count: int) -> Tensor:
-        """Normalised noise, (N, C, H, W)."""
-        return self._normalize(self.need_preprocessing().noise(count))
-
-    def _pieces(self, batches: Iterable[NDArray[np.uint8]], size: int) -> Iterator[Tensor]:
-        """Normalised, at most ``size`` images each."""
-        for pixels in batches:
-            for first in range(0, max(1, len(pixels)), size):
-                yield self._normalize(pixels[first : first + size])
+        return collect(self.runtime, batches, self.intake.preprocessing, device=self.device, report=report)
 
     def _exit(self, chosen: int | None) -> int:
         """The chosen exit, by default the last."""
@@ -356,28 +309,5 @@ class Classifier:
         runtime = self.runtime  # another one once the weights have changed
         place = runtime, self.device
         if self._anytime is None or self._anytime[0] != place:
-            self._anytime = place, AnytimePredictor(runtime, self.need_preprocessing(), device=self.device)
+            self._anytime = place, AnytimePredictor(runtime, self.intake.preprocessing, device=self.device)
         return self._anytime[1]
-
-    def need_preprocessing(self) -> Preprocessing:
-        """What images go through.
-
-        Raises:
-            DataError: the model does not know.
-        """
-        if self.preprocessing is None:
-            raise DataError(
-                "this model does not know what its images went through; import it again with --data, "
-                "or with --mean, --std and --size"
-            )
-        return self.preprocessing
-
-    def _need_calibration(self) -> Calibration:
-        if self.calibration is None:
-            precision = self.running.precision
-            which, option = ("", "") if precision == "fp32" else (f" of {precision}", f" --precision {precision}")
-            raise BudgetError(
-                f"this model has no calibration{which} to solve a budget from; "
-                f"make one with: offramp calibrate MODEL --data NAME{option}"
-            )
-        return checked_calibration(self.calibration, self.identity)

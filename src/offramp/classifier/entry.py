@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from offramp.catalog import lookup, suggest
 from offramp.classifier import folder, run_folder
 from offramp.classifier.classifier import Classifier
@@ -82,6 +84,7 @@ def create(variant: str, *, num_classes: int | None = None) -> MultiExitNet:
     return (config if num_classes is None else config.replace(num_classes=num_classes)).build()
 
 
+@torch.inference_mode(False)
 def import_checkpoint(
     path: str | Path,
     *,

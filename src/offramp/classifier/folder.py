@@ -33,7 +33,7 @@ def save(classifier: Classifier, folder: Path) -> None:
     weights = format_tensors(stored)
     write_atomic(folder / WEIGHTS, lambda file: file.write(weights))
     for precision in get_args(Precision):
-        calibration = classifier.calibration_at(precision)
+        calibration = classifier.calibrations.get(precision)
         if calibration is None:
             (folder / calibration_name(precision)).unlink(missing_ok=True)
         else:
@@ -56,6 +56,7 @@ def save(classifier: Classifier, folder: Path) -> None:
     )
 
 
+@torch.inference_mode(False)
 def read(folder: Path, calibrated: bool = True) -> Classifier:
     """What :func:`save` wrote, on the CPU.
 
@@ -91,7 +92,7 @@ def _add_rest(classifier: Classifier, folder: Path, calibrated: bool) -> None:
     for precision in get_args(Precision):
         path = folder / calibration_name(precision)
         if calibrated and path.exists():
-            classifier.keep_calibration(precision, Calibration.load(path))
+            classifier.calibrations.keep(precision, Calibration.load(path))
 
 
 def _save_int8(graph: Path | None, path: Path) -> None:

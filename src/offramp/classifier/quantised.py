@@ -33,7 +33,7 @@ def quantise(classifier: Classifier, source: Source, out: Path) -> None:
     classifier.check_source(source)
     train = source.split("train")
     rows = np.random.default_rng(source.holdout.seed).permutation(len(train))[:IMAGES]
-    preprocessing = classifier.need_preprocessing()
+    preprocessing = classifier.intake.preprocessing
 
     def batches() -> Iterator[NDArray[np.float32]]:
         for pixels in train.take(np.sort(rows)).batches(_BATCH):

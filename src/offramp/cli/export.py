@@ -39,7 +39,7 @@ def run(
     check_place(out)
     classifier = read(find(model))
     chosen = check_precision(precision)
-    if classifier.calibration_at(chosen) is None:
+    if classifier.calibrations.get(chosen) is None:
         remark(
             f"no calibration of {chosen} goes along, so budgets will be refused; "
             f"make one with: offramp calibrate {model} --data NAME --precision {chosen}"

@@ -70,7 +70,7 @@ def export(
     if precision not in chosen.precisions:
         raise ConfigError(f"format '{kind}' has no {precision}; it has {', '.join(chosen.precisions)}")
     check_place(out)
-    preprocessing = classifier.need_preprocessing()
+    preprocessing = classifier.intake.preprocessing
     subject = classifier.running.subject(precision)
     identity = classifier.identity_at(precision)
     unfinished = _new_folder(out)
@@ -88,7 +88,7 @@ def export(
             None,
             {"offramp": __version__} | {package: version_of(package) for package in chosen.packages},
         )
-        calibration = classifier.calibration_at(precision)
+        calibration = classifier.calibrations.get(precision)
         write_manifest(unfinished, manifest, calibration)
         if measuring_s and kind in KINDS:
             manifest = replace(manifest, latency=_latencies(unfinished, threads, measuring_s))

@@ -83,7 +83,9 @@ def evaluate(
     classifier.check_source(source)
     data = source.split(split)
     logits: Tensor = classifier.collect(data, report)
-    exits = ExitReport(classifier.costs.at_exit, classifier.times(1).costs.at_exit, exit_accuracy(logits, data.labels))
+    exits = ExitReport(
+        classifier.costs.at_exit, classifier.measuring.times(1).costs.at_exit, exit_accuracy(logits, data.labels)
+    )
     confidence, correct = scores(ThisExit(), logits, data.labels)
     return Evaluation(source.name, split, len(data), exits, confidence, correct)
 
