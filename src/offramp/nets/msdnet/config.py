@@ -1,11 +1,11 @@
 """The frozen description of an MSDNet and the rules it must keep."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, get_args
 
 from offramp.errors import ConfigError
 from offramp.nets.base import MultiExitNet
+from offramp.nets.config import Config
 
 Spacing = Literal["even", "linear"]
 Pruning = Literal["max", "min"]
@@ -13,7 +13,7 @@ Stem = Literal["small", "large"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MSDNetConfig:
+class MSDNetConfig(Config):
     """One multi-scale dense network (Huang et al., arXiv:1703.09844, §4 and appendix).
 
     ``scale_factors`` and ``bottleneck_factors`` have one entry per scale, finest first; their number is the number of
@@ -22,6 +22,7 @@ class MSDNetConfig:
     """
 
     family: ClassVar[str] = "msdnet"
+    kind: ClassVar[str] = "an MSDNet"
 
     exits: int
     """K, the number of stages and exits."""
@@ -43,22 +44,19 @@ class MSDNetConfig:
     """``max`` drops the finest scale after each S-th of the depth, ``min`` only what the last exit cannot use."""
     stem: Stem = "small"
     """``small``: 3x3 stride 1, exits of 128 channels. ``large``: 7x7 stride 2, max pool, exits as wide as their input."""
-    image_channels: int = 3
-    image_size: int = 32
-    """Side in pixels that costs are quoted for; larger and smaller images work too."""
-    num_classes: int = 10
 
     def __post_init__(self) -> None:
-        for field in ("exits", "base", "step", "channels", "growth_rate", "image_channels"):
-            _check_at_least(field, getattr(self, field), 1)
-        _check_at_least("num_classes", self.num_classes, 2)
+        super().__post_init__()
+        self.check_at_least(1, "exits", "base", "step", "channels", "growth_rate")
         for field, choices in (("spacing", Spacing), ("pruning", Pruning), ("stem", Stem)):
-            _check_choice(field, getattr(self, field), get_args(choices))
+            self.check_choice(field, get_args(choices))
         if not isinstance(self.bottleneck, bool):
             raise ConfigError(f"bottleneck={self.bottleneck!r}: must be True or False")
+        self.check_counts("scale_factors", "scale, finest first")
+        self.check_counts("bottleneck_factors", "scale, finest first")
         _check_factors(self)
         _check_reduction(self)
-        _check_at_least("image_size", self.image_size, self.smallest_image)
+        self.check_at_least(self.smallest_image, "image_size")
 
     @property
     def num_scales(self) -> int:
@@ -94,45 +92,8 @@ class MSDNetConfig:
 
         return MSDNet(self, plain_plan)
 
-    def replace(self, **changes: object) -> Self:
-        """A copy with some fields changed, checked anew."""
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            ConfigError: an unknown or missing field, or a value that breaks a rule.
-        """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(fields) != names:
-            raise ConfigError(f"fields {', '.join(sorted(set(fields) ^ names))} are unknown or missing in an MSDNet")
-        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(**values)
-
-
-def _check_at_least(field: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{field}={value!r}: an MSDNet wants a whole number of at least {least} here")
-
-
-def _check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{field}={value!r}: choose one of {', '.join(choices)}")
-
 
 def _check_factors(config: MSDNetConfig) -> None:
-    for field in ("scale_factors", "bottleneck_factors"):
-        factors = getattr(config, field)
-        if not isinstance(factors, tuple) or not factors:
-            raise ConfigError(f"{field}={factors!r}: give a tuple with one whole number per scale, finest first")
-        for factor in factors:
-            _check_at_least(field, factor, 1)
     if len(config.bottleneck_factors) != config.num_scales:
         raise ConfigError(
             f"bottleneck_factors={config.bottleneck_factors}: wants one entry per scale, "
