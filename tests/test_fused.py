@@ -23,6 +23,8 @@ Shake = Callable[[nn.Module], None]
 FORMS = [(1, True), (1, False), (8, True), (8, False)]
 """Align and merge."""
 NAMES = ["msdnet-digits", "msdnet-cifar-anytime-10", "msdnet-cifar-batch-5", "msdnet-imagenet-4"]
+"""Their inference form has options."""
+OTHERS = ["densenet-cifar-40-12", "densenet-cifar-bc-40-12", "densenet-cifar-mc", "densenet-121"]
 SMALL: dict[str, Any] = {"exits": 3, "base": 2, "step": 1, "channels": 4, "growth_rate": 2, "image_size": 16}
 
 
@@ -61,6 +63,13 @@ def test_networks_of_the_catalog_say_the_same(name: str, shake: Shake) -> None:
     net = shaken(entries("nets", "VARIANTS")[name], shake)
     for align, merge in ((1, True), (8, False)):
         says_the_same(net.fused(align, merge), net, images_for(net, 2, side=32))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_networks_of_other_families_say_the_same(name: str, shake: Shake) -> None:
+    net = shaken(entries("nets", "VARIANTS")[name], shake)
+    says_the_same(net.fused(), net, images_for(net, 2, side=32))
+    says_the_same(net.fused(), net, images_for(net, 0, side=32))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])

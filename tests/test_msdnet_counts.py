@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from msdnet_oracles import config_of
 from offramp.measure.macs import count_macs
 from offramp.nets.msdnet import MSDNet, MSDNetConfig, plain_plan, plan
+from shapes_only import image, parameters, shapes_only, staged
 
 ENTRIES: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "oracles" / "msdnet_counts.json").read_text(encoding="utf-8")
@@ -30,59 +31,21 @@ class Measured:
     plain: MSDNet
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_arithmetic() -> Iterator[None]:
-    """Nothing is computed here, only shapes flow.
-
-    On the meta device each norm costs a millisecond of Python and each initialisation as much. Norms and ReLUs keep the
-    shape and count no MAC, so they hand their input through; weights stay as allocated.
-    """
-
-    def same(_self: nn.Module, images: Tensor) -> Tensor:
-        return images
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.BatchNorm2d, "forward", same)
-        patch.setattr(nn.ReLU, "forward", same)
-        for kind in (nn.Conv2d, nn.Linear):
-            patch.setattr(kind, "reset_parameters", lambda _self: None)
-        patch.setattr("offramp.nets.msdnet.net.he_fan_out_", lambda _net: None)
-        yield
-
-
 @pytest.fixture(scope="module", params=ENTRIES)
-def measured(request: pytest.FixtureRequest) -> Measured:
+def measured(request: pytest.FixtureRequest) -> Iterator[Measured]:
     entry = ENTRIES[request.param]
     config = config_of(entry["args"])
-    with torch.device("meta"):
-        return Measured(entry, config, MSDNet(config).eval(), MSDNet(config, plain_plan).eval())
-
-
-def image(config: MSDNetConfig) -> Tensor:
-    return torch.empty(1, config.image_channels, config.image_size, config.image_size, device="meta")
-
-
-def staged(net: MSDNet) -> list[int]:
-    totals = []
-    with count_macs(net) as count, torch.inference_mode():
-        state = net.start(image(net.config))
-        for k in range(net.num_exits):
-            state, _ = net.step(k, state)
-            totals.append(count.macs)
-    return totals
+    with shapes_only():
+        yield Measured(entry, config, MSDNet(config).eval(), MSDNet(config, plain_plan).eval())
 
 
 def direct(net: MSDNet) -> list[int]:
     totals = [0]
     with count_macs(net) as count, torch.inference_mode():
         for k in range(net.num_exits):
-            net.direct(k, image(net.config))
+            net.direct(k, image(net))
             totals.append(count.macs)
     return [after - before for before, after in pairwise(totals)]
-
-
-def parameters(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def test_the_stages_cost_what_lazy_evaluation_of_the_public_code_costs(measured: Measured) -> None:

@@ -30,12 +30,14 @@ def net(config: NetConfig, shake: Callable[[nn.Module], None]) -> MultiExitNet:
     return net.eval()
 
 
-SIDE = 32
-"""Of the images: large networks take them too, and quickly."""
+def side_of(config: NetConfig) -> int:
+    """Of the images: as small as all networks of that image size take them, so that large ones are quick too."""
+    return 16 if config.image_size <= 32 else 32
 
 
 def images_for(config: NetConfig, count: int) -> Tensor:
-    return torch.randn(count, config.image_channels, SIDE, SIDE)
+    side = side_of(config)
+    return torch.randn(count, config.image_channels, side, side)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -101,7 +103,7 @@ def test_images_with_other_channels_are_refused(net: MultiExitNet, config: NetCo
     with pytest.raises(
         ConfigError, match=rf"images of shape .*: this network wants \(N, {config.image_channels}, H, W\)"
     ):
-        net.start(torch.zeros(1, config.image_channels + 1, SIDE, SIDE))
+        net.start(torch.zeros(1, config.image_channels + 1, side_of(config), side_of(config)))
 
 
 def test_every_weight_learns_from_the_sum_of_the_exits(net: MultiExitNet, config: NetConfig) -> None:
@@ -114,7 +116,7 @@ def test_every_weight_learns_from_the_sum_of_the_exits(net: MultiExitNet, config
 def test_costs_rise_from_exit_to_exit_and_going_straight_costs_no_more(
     net: MultiExitNet, config: NetConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(net, "config", config.replace(image_size=SIDE))
+    monkeypatch.setattr(net, "config", config.replace(image_size=side_of(config)))
     staged, direct = staged_macs(net), direct_macs(net)
     assert len(staged.at_exit) == len(direct.at_exit) == net.num_exits
     assert direct.at_exit[0] == staged.at_exit[0]

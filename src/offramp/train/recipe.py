@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from offramp.catalog import suggest
 from offramp.errors import ConfigError
+from offramp.nets.recompute import Recompute
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["cosine", "multistep"]
@@ -85,6 +86,8 @@ class Recipe:
     """Memory layout of convolutions: faster, with other last bits."""
     compile: bool = False
     """torch.compile the training step; pays after minutes."""
+    recompute: Recompute = "none"
+    """What dense networks compute again in backward to save memory: none, layers, or all; the weights come out the same."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
     holdout_seed: int = 0

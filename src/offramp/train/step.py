@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from offramp.nets.recompute import set_recompute
 from offramp.train.loss import exit_losses
 from offramp.train.recipe import Recipe
 
@@ -25,6 +26,7 @@ class Step:
     def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, weights: Tensor, recipe: Recipe) -> None:
         self.optimizer, self.weights, self.recipe = optimizer, weights, recipe
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        set_recompute(net, recipe.recompute)
         self.losses: Callable[[Tensor, Tensor], Tensor] = _Losses(net, recipe)
         if recipe.compile:
             # Else a smaller last batch has code made for any size, which serves the full batches from then on too.

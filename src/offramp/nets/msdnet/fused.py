@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from offramp.nets.base import MultiExitNet, check_images
 from offramp.nets.msdnet.config import MSDNetConfig
-from offramp.nets.msdnet.net import Maps, MSDNet, Stage, cell_name
+from offramp.nets.msdnet.net import MSDNet, Stage, cell_name
 from offramp.nets.msdnet.parts import CellParts, cell_parts
 from offramp.nets.msdnet.plan import CellKey
 from offramp.runtimes import Cancellation
 from offramp.shapes import State
 
+Maps: TypeAlias = list[Tensor | None]
+"""The newest map of each scale, finest first; before layer 0 the images stand at scale 0."""
 Ahead: TypeAlias = dict[int, Tensor]
 """By scale, what its own path's bottleneck gave when it was computed together with that of the path down."""
 

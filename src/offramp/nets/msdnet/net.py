@@ -5,14 +5,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from offramp.nets import recompute
 from offramp.nets.base import MultiExitNet, check_images
+from offramp.nets.chain import Features, joined
 from offramp.nets.layers import ConvNormReLU, Exit, he_fan_out_
 from offramp.nets.msdnet.config import MSDNetConfig
 from offramp.nets.msdnet.plan import CellKey, CellPlan, StagePlan, plan
+from offramp.nets.recompute import Recompute
 from offramp.shapes import State
 
-Maps = list[Tensor | None]
-"""The newest map of each scale, finest first; before layer 0 the images stand at scale 0."""
+Maps = list[Features | None]
+"""The newest map of each scale, finest first, in one piece or several; before layer 0 the images stand at scale 0."""
 
 
 class Seed(nn.Module):
@@ -28,14 +31,17 @@ class Seed(nn.Module):
         else:
             self.conv = ConvNormReLU(cell.in_channels, cell.new_channels, 3, stride=1 if cell.scale == 0 else 2)
 
-    def forward(self, maps: Maps) -> Tensor:
-        """(N, C, H, W) of this scale."""
-        out: Tensor = self.conv(maps[max(0, self.scale - 1)])
-        return out
+    def forward(self, maps: Maps) -> Features:
+        """The map of this scale, (N, C, H, W)."""
+        read = maps[max(0, self.scale - 1)]
+        assert read is not None
+        return (self.conv(joined(read)),)
 
 
 class Cell(nn.Module):
     """A cell of an ordinary layer: its input, then the finer scale's path, then its own, concatenated."""
+
+    recompute: Recompute = "none"
 
     def __init__(self, cell: CellPlan, config: MSDNetConfig) -> None:
         super().__init__()
@@ -54,12 +60,28 @@ class Cell(nn.Module):
             else None
         )
 
-    def forward(self, maps: Maps) -> Tensor:
-        """(N, C, H, W) of this scale, from the maps one layer before."""
+    def forward(self, maps: Maps) -> Features:
+        """The map of this scale, (N, C, H, W), from the maps one layer before."""
         own = maps[self.scale]
-        finer = () if self.down is None else (self.down(maps[self.scale - 1]),)
-        out = torch.cat([own, *finer, self.normal(own)], dim=1)  # type: ignore[list-item]
-        return out if self.transition is None else self.transition(out)
+        assert own is not None
+        pieces = own
+        if self.down is not None:
+            finer = maps[self.scale - 1]
+            assert finer is not None
+            pieces = *pieces, self._along(self.down, finer)
+        pieces = *pieces, self._along(self.normal, own)
+        if self.transition is not None:
+            return (self._run(self.transition, self.transition, self.recompute != "none", pieces),)
+        # Put together where it is needed, it need not be kept.
+        return (torch.cat(pieces, dim=1),) if self.recompute == "none" else pieces
+
+    def _along(self, path: nn.Sequential, features: Features) -> Tensor:
+        if self.recompute == "all" or isinstance(path, ConvNormReLU):
+            return self._run(path, path, self.recompute != "none", features)
+        return path[1](self._run(path[0], path, self.recompute == "layers", features))  # type: ignore[no-any-return]
+
+    def _run(self, part: nn.Module, owner: nn.Module, again: bool, features: Features) -> Tensor:
+        return recompute.run(lambda *pieces: part(joined(pieces)), owner, again, *features)
 
 
 def _path(in_channels: int, out_channels: int, bottleneck_factor: int | None, stride: int) -> nn.Sequential:
@@ -84,11 +106,18 @@ class Stage(nn.Module):
 
     def forward(self, state: State) -> tuple[State, Tensor]:
         """The next state and the logits (N, C)."""
-        maps = list(state)
+        maps = _maps(state)
         for cell_plan, cell in zip(self.plan.cells, self.cells.values(), strict=True):
             maps[cell_plan.scale] = cell(maps)
-        logits = self.exit(maps[-1])
-        return tuple(m if scale in self.plan.keeps else None for scale, m in enumerate(maps)), logits
+        kept = ((m if scale in self.plan.keeps else None) for scale, m in enumerate(maps))
+        return tuple(None if m is None else joined(m) for m in kept), self.answer(maps)
+
+    def answer(self, maps: Maps) -> Tensor:
+        """The logits (N, C) of the exit."""
+        coarsest = maps[-1]
+        assert coarsest is not None
+        logits: Tensor = self.exit(joined(coarsest))
+        return logits
 
 
 class MSDNet(MultiExitNet):
@@ -123,11 +152,10 @@ class MSDNet(MultiExitNet):
         """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
         stage = self.stages[k]
         assert isinstance(stage, Stage)
-        maps = list(self.start(images))
+        maps = _maps(self.start(images))
         for key in stage.plan.direct:
             maps[key[1]] = self._cells[key](maps)
-        logits: Tensor = stage.exit(maps[-1])
-        return logits
+        return stage.answer(maps)
 
     def fused(self, align: int = 1, merge: bool = True) -> MultiExitNet:
         """A float32 copy for inference only, without norms; the same logits up to rounding.
@@ -139,6 +167,10 @@ class MSDNet(MultiExitNet):
         from offramp.nets.msdnet.fused import FusedMSDNet
 
         return FusedMSDNet(self, align, merge)
+
+
+def _maps(state: State) -> Maps:
+    return [None if m is None else (m,) for m in state]
 
 
 def cell_name(key: CellKey) -> str:
