@@ -70,6 +70,22 @@ class ChainNet(MultiExitNet):
         return logits
 
 
+class Ordinary(nn.Module):
+    """A part that is given all maps as one, and gives one.
+
+    Args:
+        module: any, from map to map.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: Features) -> Features:
+        """One map."""
+        return (self.module(joined(features)),)
+
+
 def joined(features: Features) -> Tensor:
     """All of them as one map."""
     return features[0] if len(features) == 1 else torch.cat(features, dim=1)

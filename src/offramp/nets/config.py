@@ -86,3 +86,12 @@ class Config(ABC):
         if not isinstance(counts, tuple) or not counts:
             raise ConfigError(f"{field}={counts!r}: give a tuple with one whole number per {per}")
         self.check_at_least(1, field)
+
+    def check_holds(self, field: str, holds: bool, rule: str) -> None:
+        """Refuse a value that breaks a rule.
+
+        Raises:
+            ConfigError: naming field, value and rule.
+        """
+        if not holds:
+            raise ConfigError(f"{field}={getattr(self, field)!r}: must be {rule}")

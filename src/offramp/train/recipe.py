@@ -48,6 +48,8 @@ class Recipe:
     """Weight of each exit's cross-entropy, (K,); empty leaves it to ``loss_budgets``."""
     loss_budgets: LossBudgets = "equal"
     """Weights proportional to the probability that a budget of this distribution ends at the exit; equal: 1 for all."""
+    group_lasso: float = 0.0
+    """Weight of the term that draws the inputs a CondenseNet is going to drop to 0 beforehand."""
     accumulate: int = 1
     """Parts a batch is cut into, one after the other, to save memory; norms see a part at a time."""
     clip_norm: float = 0.0
@@ -160,7 +162,8 @@ _AT_LEAST = {
     "epochs": 1, "batch_size": 2, "crop_pad": 0, "cutout": 0, "image_size": 0, "accumulate": 1, "seed": 0, "holdout_seed": 0,
 }  # fmt: skip
 _NOT_NEGATIVE = (
-    "learning_rate", "warmup_epochs", "weight_decay", "decay", "clip_norm", "lighting", "mixup", "backbone_rate",
+    "learning_rate", "warmup_epochs", "weight_decay", "decay", "group_lasso", "clip_norm", "lighting", "mixup",
+    "backbone_rate",
 )  # fmt: skip
 _WANTED = {
     bool: "true or false",

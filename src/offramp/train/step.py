@@ -21,10 +21,18 @@ class Step:
         optimizer: of its parameters.
         weights: of the exits' losses, (K,).
         recipe: precision, compiling, accumulation, clipping.
+        penalty: what is added to the loss of a step whatever its images are.
     """
 
-    def __init__(self, net: nn.Module, optimizer: torch.optim.Optimizer, weights: Tensor, recipe: Recipe) -> None:
-        self.optimizer, self.weights, self.recipe = optimizer, weights, recipe
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        weights: Tensor,
+        recipe: Recipe,
+        penalty: Callable[[], Tensor] = lambda: torch.zeros(()),
+    ) -> None:
+        self.optimizer, self.weights, self.recipe, self.penalty = optimizer, weights, recipe, penalty
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         set_recompute(net, recipe.recompute)
         self.losses: Callable[[Tensor, Tensor], Tensor] = _Losses(net, recipe)
@@ -57,6 +65,9 @@ class Step:
             losses = self.losses(some, wanted) * (len(some) / len(images))
             self.scaler.scale((losses * self.weights).sum()).backward()  # type: ignore[no-untyped-call]
             total += losses.detach()
+        penalty = self.penalty()
+        if penalty.requires_grad:
+            self.scaler.scale(penalty).backward()  # type: ignore[no-untyped-call]
         return total
 
     def update(self) -> None:

@@ -13,6 +13,7 @@ from offramp.data.workers import Workers
 from offramp.errors import ArtifactError, ConfigError
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
+from offramp.nets.pruning import condense, group_lasso
 from offramp.train.average import Average
 from offramp.train.feed import Batch, open_feed
 from offramp.train.groups import frozen_modules, parameter_groups, train_mode
@@ -60,7 +61,8 @@ class Trainer:
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True,
         )  # fmt: skip
         self.average = Average(self.net, recipe.ema_decay) if recipe.ema_decay else None
-        self._do = Step(self.net, self.optimizer, exit_weights(recipe, costs).to(device), recipe)
+        weights = exit_weights(recipe, costs).to(device)
+        self._do = Step(self.net, self.optimizer, weights, recipe, *((self._lasso,) if recipe.group_lasso else ()))
         self._frozen = frozen_modules(net, recipe.freeze)
         self._feed = open_feed(samples, recipe, preprocessing, workers or Workers(), device)
         self._batches: Generator[Batch] | None = None
@@ -93,11 +95,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         train_mode(self.net, self._frozen)
+        condense(self.net, self._progress(), since=max(0, self.step - 1) / self.total_steps)
         losses = self._do(images, targets)
         if self.average is not None:
             self.average.update()
         self.step += 1
         return losses
+
+    def _progress(self) -> float:
+        """Share of the run that is done."""
+        return self.step / self.total_steps
+
+    def _lasso(self) -> Tensor:
+        return self.recipe.group_lasso * group_lasso(self.net, self._progress())
 
     @property
     def images_per_step(self) -> int:

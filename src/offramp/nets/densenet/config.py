@@ -46,8 +46,8 @@ class DenseNetConfig(Config):
             raise ConfigError(
                 f"growth_rates={self.growth_rates}: wants one entry per block, and layers has {len(self.layers)}"
             )
-        check_share(self, "reduction", 0 < self.reduction <= 1, "above 0, at most 1")
-        check_share(self, "dropout", 0 <= self.dropout < 1, "at least 0, below 1")
+        self.check_holds("reduction", 0 < self.reduction <= 1, "above 0, at most 1")
+        self.check_holds("dropout", 0 <= self.dropout < 1, "at least 0, below 1")
         if 0 in self.transition_channels:
             raise ConfigError(f"reduction={self.reduction}: leaves no channel of {self.channels}; raise it or channels")
         places = (0, *self.exit_layers, sum(self.layers))
@@ -77,13 +77,3 @@ class DenseNetConfig(Config):
         from offramp.nets.densenet.net import DenseNet
 
         return DenseNet(self)
-
-
-def check_share(config: Config, field: str, holds: bool, rule: str) -> None:
-    """Refuse what is not such a number.
-
-    Raises:
-        ConfigError: naming field, value and rule.
-    """
-    if not holds:
-        raise ConfigError(f"{field}={getattr(config, field)!r}: must be {rule}")

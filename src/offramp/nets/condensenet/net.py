@@ -1,0 +1,194 @@
+"""The CondenseNet itself, before and after conversion."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
+from offramp.nets.condensenet.config import CondenseNetConfig, Form
+from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
+from offramp.nets.folding import ScaleReLU, fold_pair
+from offramp.nets.layers import he_fan_out_
+from offramp.nets.pruning import LearnedGroupConv
+
+
+class GatheredLayer(DenseLayer):
+    """A dense layer whose bottleneck, once learned, is a grouped convolution of the inputs its groups have kept.
+
+    Args:
+        bottleneck: the grouped convolution.
+        conv: the 3x3 convolution.
+        shuffles: whether the bottleneck's outputs are put into the order they had before conversion.
+    """
+
+    index: Tensor
+
+    def __init__(self, bottleneck: nn.Conv2d, conv: nn.Conv2d, *, shuffles: bool) -> None:
+        super().__init__(bottleneck, conv)
+        self.register_buffer("index", torch.zeros(bottleneck.in_channels, dtype=torch.long))
+        self.shuffles = shuffles
+
+    @property
+    def order(self) -> Tensor:
+        """The channel, in the order before conversion, that each output of the bottleneck is."""
+        assert self.bottleneck is not None
+        places = torch.arange(self.bottleneck.out_channels, device=self.index.device)
+        return places.view(-1, self.bottleneck.groups).t().flatten()
+
+    def _enter(self, *features: Tensor) -> Tensor:
+        assert self.bottleneck is not None
+        middle = super()._enter(joined(features).index_select(1, self.index))
+        return shuffled(middle, self.bottleneck.groups) if self.shuffles else middle
+
+    def folded(self) -> nn.Module:
+        """With the second norm in the bottleneck."""
+        return FoldedGatheredLayer(self)
+
+
+class FoldedGatheredLayer(nn.Module):
+    """Inference form of a :class:`GatheredLayer`."""
+
+    index: Tensor
+
+    def __init__(self, layer: GatheredLayer) -> None:
+        super().__init__()
+        assert layer.bottleneck is not None
+        self.register_buffer("index", layer.index)
+        self.scale, self.conv, self.shuffles = ScaleReLU(layer.norm1), layer.conv, layer.shuffles
+        norm = reordered(layer.norm2, layer.order) if layer.shuffles else layer.norm2
+        self.bottleneck = fold_pair(layer.bottleneck, norm)
+
+    def forward(self, features: Features) -> Features:
+        """What it was given, and the maps it adds."""
+        middle = self.bottleneck(self.scale(joined(features).index_select(1, self.index)))
+        return *features, self.conv(shuffled(middle, self.bottleneck.groups) if self.shuffles else middle)
+
+
+class GatheredTransition(Transition):
+    """The same for the convolution of a transition."""
+
+    index: Tensor
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(conv)
+        self.register_buffer("index", torch.zeros(conv.in_channels, dtype=torch.long))
+
+    def _narrow(self, *features: Tensor) -> Tensor:
+        return shuffled(super()._narrow(joined(features).index_select(1, self.index)), self.conv.groups)
+
+    def folded(self) -> nn.Module:
+        """With the pooling before the convolution."""
+        return FoldedGatheredTransition(self)
+
+
+class FoldedGatheredTransition(nn.Module):
+    """Inference form of a :class:`GatheredTransition`."""
+
+    index: Tensor
+
+    def __init__(self, transition: GatheredTransition) -> None:
+        super().__init__()
+        self.register_buffer("index", transition.index)
+        self.scale, self.conv = ScaleReLU(transition.norm), transition.conv
+
+    def forward(self, features: Features) -> Features:
+        """One map of half the size."""
+        pooled = F.avg_pool2d(self.scale(joined(features).index_select(1, self.index)), 2)
+        return (shuffled(self.conv(pooled), self.conv.groups),)
+
+
+class HalfLinear(nn.Linear):
+    """A linear layer that reads only some of what it is given."""
+
+    index: Tensor
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features // 2, out_features)
+        self.register_buffer("index", torch.zeros(in_features // 2, dtype=torch.long))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, out) of (N, in)."""
+        return super().forward(features.index_select(1, self.index))
+
+
+class CondenseNet(ChainNet):
+    """A network whose 1x1 convolutions find their groups while it is trained (Huang et al., arXiv:1711.09224)."""
+
+    def __init__(self, config: CondenseNetConfig) -> None:
+        stage = ChainStage(_parts(config), _exit(config), last=True)
+        super().__init__([stage], config.smallest_image)
+        self.config: CondenseNetConfig = config
+        he_fan_out_(self)
+
+
+def shuffled(features: Tensor, groups: int) -> Tensor:
+    """Output k of group g, which stands with its group, at place ``k * groups + g``."""
+    _, channels, height, width = features.shape
+    return (
+        features.view(-1, groups, channels // groups, height, width)
+        .transpose(1, 2)
+        .reshape(-1, channels, height, width)
+    )
+
+
+def reordered(norm: nn.BatchNorm2d, order: Tensor) -> nn.BatchNorm2d:
+    """A copy for channels in another order, or for some of them, or for some several times."""
+    made = nn.BatchNorm2d(len(order), norm.eps, device=norm.weight.device, dtype=norm.weight.dtype)
+    made.load_state_dict({name: value[order] if value.ndim else value for name, value in norm.state_dict().items()})
+    return made
+
+
+def _parts(config: CondenseNetConfig) -> Iterator[nn.Module]:
+    forms: Iterator[Form | None] = iter(config.forms or (None,) * config.num_learned)
+    yield Ordinary(nn.Conv2d(config.image_channels, config.channels, 3, config.stem_stride, 1, bias=False))
+    width = config.channels
+    for block, (layers, growth_rate) in enumerate(zip(config.layers, config.growth_rates, strict=True)):
+        for _ in range(layers):
+            yield _layer(width, growth_rate, config, next(forms) if config.learned else None)
+            width += growth_rate
+        if block == len(config.layers) - 1:
+            return
+        if config.reduction:
+            yield _transition(width, config.transition_channels[block], config, next(forms) if config.learned else None)
+            width = config.transition_channels[block]
+        else:
+            yield Ordinary(nn.AvgPool2d(2))  # of all maps so far: later blocks read earlier ones too
+
+
+def _layer(in_channels: int, growth_rate: int, config: CondenseNetConfig, form: Form | None) -> DenseLayer:
+    middle = config.bottleneck_factor * growth_rate
+    bottleneck = _conv1x1(in_channels, middle, config, form)
+    groups = 1 if form == "folded" else config.groups_3x3
+    conv = nn.Conv2d(middle, growth_rate, 3, padding=1, groups=groups, bias=False)
+    if form in ("grouped", "folded"):
+        return GatheredLayer(bottleneck, conv, shuffles=form == "grouped")
+    return DenseLayer(bottleneck, conv, before=config.dropout if config.learned and form is None else 0.0)
+
+
+def _transition(in_channels: int, out_channels: int, config: CondenseNetConfig, form: Form | None) -> Transition:
+    conv = _conv1x1(in_channels, out_channels, config, form)
+    if form == "grouped":
+        return GatheredTransition(conv)
+    return Transition(conv, before=config.dropout if config.learned and form is None else 0.0)
+
+
+def _conv1x1(in_channels: int, out_channels: int, config: CondenseNetConfig, form: Form | None) -> nn.Conv2d:
+    if not config.learned:
+        return nn.Conv2d(in_channels, out_channels, 1, groups=config.groups, bias=False)
+    if form is None:
+        return LearnedGroupConv(in_channels, out_channels, config.groups, config.condense_factor)
+    if form == "dense":
+        return nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    kept = in_channels // config.condense_factor * config.groups
+    return nn.Conv2d(kept, out_channels, 1, groups=config.groups, bias=False)
+
+
+def _exit(config: CondenseNetConfig) -> PooledExit:
+    last_block_starts = (config.channels, *config.transition_channels)[-1]
+    width = last_block_starts + config.layers[-1] * config.growth_rates[-1]
+    classifier = PooledExit(width, config.num_classes)
+    if config.condensed_classifier:
+        classifier.linear = HalfLinear(width, config.num_classes)
+    return classifier
