@@ -127,6 +127,7 @@ def test_the_config_builds_the_same_network_and_a_changed_copy_as_many_classes_a
     net: MultiExitNet, config: NetConfig
 ) -> None:
     assert net.config == config
+    assert net.num_exits == config.num_exits
     changed = config.replace(num_classes=7)
     assert changed.num_classes == 7
     assert changed.replace(num_classes=config.num_classes) == config

@@ -37,7 +37,9 @@ SMALL = CondenseNetConfig(
     layers=(2, 2), growth_rates=(4, 8), groups=2, condense_factor=4, groups_3x3=2, image_size=8, num_classes=4
 )
 LIGHT = SMALL.replace(reduction=0.5, condense_factor=2)
-FORMS: tuple[Form, ...] = ("grouped", "folded", "dense")
+FORMS: tuple[Form, ...] = ("grouped", "folded", "dense", "ungrouped")
+TRANSITION: dict[Form, Form] = {"folded": "grouped", "ungrouped": "dense"}
+"""What stands for a form where no 3x3 convolution follows."""
 
 
 def golden_conv(name: str) -> LearnedGroupConv:
@@ -188,7 +190,7 @@ def test_a_converted_network_gives_the_same(form: Form, groups: int, factor: int
 
 @given(forms=st.lists(st.sampled_from(FORMS), min_size=5, max_size=5))
 def test_forms_mix_and_transitions_convert_too(forms: list[Form]) -> None:
-    forms[2] = "grouped" if forms[2] == "folded" else forms[2]
+    forms[2] = TRANSITION.get(forms[2], forms[2])
     net = trained(LIGHT).double()
     images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     with torch.inference_mode():
@@ -202,8 +204,8 @@ def test_the_inference_form_says_the_same(config: CondenseNetConfig, form: Form 
     made = net
     if form is not None:
         wanted: list[Form] = [form] * config.num_learned
-        if form == "folded" and config is LIGHT:
-            wanted[2] = "grouped"
+        if config is LIGHT:
+            wanted[2] = TRANSITION.get(form, form)
         made = convert(net, wanted, condense_classifier=True)
     images = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
@@ -303,7 +305,7 @@ def test_it_may_be_recomputed(mode: str) -> None:
         (lambda: convert(CondenseNet(SMALL), ["grouped"] * 4), "not all learned convolutions have dropped their last portion"),
         (lambda: convert(convert(trained(SMALL), ["dense"] * 4), ["dense"] * 4), "has no learned convolutions to convert"),
         (lambda: convert(trained(SMALL), ["dense"] * 3), "forms: 3 of them for 4 learned convolutions"),
-        (lambda: convert(trained(LIGHT), ["folded"] * 5), "form 'folded': a transition has no 3x3 convolution"),
+        (lambda: convert(trained(LIGHT), ["folded"] * 5), "a transition has no 3x3 convolution; take 'grouped' or 'dense'"),
         (lambda: LearnedGroupConv(6, 8, 4, 2), "groups=4: does not divide the 6 inputs of a learned convolution"),
         (lambda: LearnedGroupConv(6, 8, 2, 4), "condense_factor=4: does not divide the 6 inputs"),
         (lambda: LearnedGroupConv(8, 6, 4, 4), "groups=4: does not divide the 6 outputs"),

@@ -172,4 +172,4 @@ def test_every_recipe_names_a_network_and_a_data_set_that_fit_each_other(name: s
         assert config.num_classes == len(source.classes)
     assert config.image_channels == source.preprocessing.channels
     assert config.image_size == source.preprocessing.image_size
-    assert len(recipe.loss_weights) in (0, config.exits)
+    assert len(recipe.loss_weights) in (0, config.num_exits)

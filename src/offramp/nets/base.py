@@ -19,6 +19,9 @@ class NetConfig(Protocol):
     family: ClassVar[str]
 
     @property
+    def num_exits(self) -> int: ...
+
+    @property
     def num_classes(self) -> int: ...
 
     @property

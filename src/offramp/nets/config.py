@@ -26,6 +26,11 @@ class Config(ABC):
         self.check_at_least(1, "image_channels")
         self.check_at_least(2, "num_classes")
 
+    @property
+    def num_exits(self) -> int:
+        """K."""
+        return 1
+
     @abstractmethod
     def build(self) -> MultiExitNet:
         """The network with freshly initialised weights."""

@@ -129,9 +129,10 @@ class PooledExit(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         """Logits (N, classes)."""
-        return self.linear(recompute.run(self._pool, self, self.recompute != "none", *features))  # type: ignore[no-any-return]
+        return self.linear(recompute.run(self.pooled, self, self.recompute != "none", *features))  # type: ignore[no-any-return]
 
-    def _pool(self, *features: Tensor) -> Tensor:
+    def pooled(self, *features: Tensor) -> Tensor:
+        """What the linear layer reads, (N, C)."""
         return self.norm(joined(features)).mean((2, 3))  # type: ignore[no-any-return]
 
     def folded(self) -> nn.Module:

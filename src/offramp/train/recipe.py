@@ -84,6 +84,8 @@ class Recipe:
     """Leave an epoch's incomplete last batch out."""
     precision: Precision = "fp32"
     """Of the arithmetic inside the network; weights and losses are always fp32."""
+    dropout: float = 0.0
+    """Of a network that can have it, instead of its own; 0 keeps that."""
     channels_last: bool = True
     """Memory layout of convolutions: faster, with other last bits."""
     compile: bool = False
@@ -100,7 +102,7 @@ class Recipe:
             self._check(field, getattr(self, field) >= least, f"must be at least {least}")
         for field in _NOT_NEGATIVE:
             self._check(field, 0 <= getattr(self, field) < float("inf"), "must be a number, not negative")
-        for field in ("momentum", "label_smoothing", "ema_decay", "color_jitter"):
+        for field in ("momentum", "label_smoothing", "ema_decay", "color_jitter", "dropout"):
             self._check(field, 0 <= getattr(self, field) < 1, "must be at least 0 and below 1")
         for field, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal:

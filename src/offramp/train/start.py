@@ -76,9 +76,17 @@ def check_start(recipe: Recipe, init: Classifier | None) -> None:
 
 
 def net_config(recipe: Recipe, source: Source, init: Classifier | None = None) -> NetConfig:
-    """The recipe's variant, or the model's network, fitted to the classes and images of the data set."""
+    """The recipe's variant, or the model's network, fitted to the classes and images of the data set.
+
+    Raises:
+        ConfigError: dropout in a network that has none.
+    """
     base: NetConfig = init.net.config if init else lookup("network", recipe.variant, "nets", "VARIANTS")
     preprocessing = source.preprocessing
+    changes: dict[str, object] = {"dropout": recipe.dropout} if recipe.dropout else {}
+    if changes and not hasattr(base, "dropout"):
+        raise ConfigError(f"dropout={recipe.dropout}: a network of family '{base.family}' has none; set it to 0")
     return base.replace(
-        num_classes=len(source.classes), image_channels=preprocessing.channels, image_size=preprocessing.image_size
-    )
+        num_classes=len(source.classes), image_channels=preprocessing.channels, image_size=preprocessing.image_size,
+        **changes,
+    )  # fmt: skip

@@ -8,12 +8,13 @@ from offramp.errors import ConfigError
 from offramp.nets.base import MultiExitNet
 from offramp.nets.config import Config
 
-Form = Literal["grouped", "folded", "dense"]
-"""What a learned convolution has become by conversion.
+Form = Literal["grouped", "folded", "dense", "ungrouped"]
+"""What a learned convolution, and the 3x3 convolution behind it, have become by conversion.
 
 ``grouped``: its inputs are gathered, a grouped convolution reads them, its outputs are shuffled, as in the paper. ``folded``:
-the same without the shuffle, for which the 3x3 convolution behind it is no longer grouped. ``dense``: an ordinary convolution
-with zeros; nothing is gathered or shuffled.
+the shuffle is folded into the weights of the 3x3 convolution, which is no longer grouped for it. ``dense``: an ordinary
+convolution with zeros; nothing is gathered or shuffled. ``ungrouped``: the same, and the 3x3 convolution has zeros instead of
+groups too.
 """
 
 

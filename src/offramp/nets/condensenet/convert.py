@@ -60,10 +60,8 @@ def _check(net: CondenseNet, forms: Sequence[Form]) -> None:
         )
     places = [module for module in net.modules() if isinstance(module, DenseLayer | Transition)]
     for place, form in zip(places, forms, strict=False):
-        if isinstance(place, Transition) and form == "folded":
-            raise ConfigError(
-                "form 'folded': a transition has no 3x3 convolution to fold a shuffle into; take another form"
-            )
+        if isinstance(place, Transition) and form in ("folded", "ungrouped"):
+            raise ConfigError(f"form '{form}': a transition has no 3x3 convolution; take 'grouped' or 'dense'")
 
 
 def fill_layer(new: DenseLayer, old: DenseLayer) -> None:
@@ -76,7 +74,7 @@ def fill_layer(new: DenseLayer, old: DenseLayer) -> None:
         new.conv.weight.copy_(_ungrouped(old.conv)[:, new.order])
     else:
         new.norm2.load_state_dict(old.norm2.state_dict())
-        new.conv.load_state_dict(old.conv.state_dict())
+        new.conv.weight.copy_(old.conv.weight if new.conv.groups == old.conv.groups else _ungrouped(old.conv))
 
 
 def _fill_conv(

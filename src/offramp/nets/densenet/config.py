@@ -59,6 +59,11 @@ class DenseNetConfig(Config):
         self.check_at_least(self.smallest_image, "image_size")
 
     @property
+    def num_exits(self) -> int:
+        """K."""
+        return len(self.exit_layers) + 1
+
+    @property
     def transition_channels(self) -> tuple[int, ...]:
         """Channels after each transition, one fewer than blocks."""
         width, after = self.channels, []

@@ -59,6 +59,11 @@ class MSDNetConfig(Config):
         self.check_at_least(self.smallest_image, "image_size")
 
     @property
+    def num_exits(self) -> int:
+        """K."""
+        return self.exits
+
+    @property
     def num_scales(self) -> int:
         """S."""
         return len(self.scale_factors)

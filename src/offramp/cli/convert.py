@@ -1,0 +1,73 @@
+"""``offramp convert``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offramp.cli.options import Data, DataRoot, Model, WorkerCount
+
+
+def run(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="DIR")],
+    condense_classifier: Annotated[
+        bool,
+        typer.Option(
+            "--condense-classifier",
+            help="Also keep only half of the last layer's inputs, and fine-tune what is left on training images.",
+        ),
+    ] = False,
+    data: Data = None,
+    data_root: DataRoot = None,
+    workers: WorkerCount = None,
+) -> None:
+    """Turn a trained CondenseNet into one that computes only what its training has left.
+
+    Each layer takes the form that is the fastest here: gathered inputs and grouped convolutions, the same with the shuffle
+    folded into the next weights, or convolutions with zeros. Answers stay the same up to rounding. With
+    --condense-classifier they do not: accuracy on held-out images is shown before, after, and after the fine-tune. The model
+    has to be calibrated anew (offramp calibrate DIR); where its data set is at hand, this is done at once.
+    """
+    from offramp.classifier.converting import convert
+    from offramp.classifier.entry import find
+    from offramp.classifier.folder import MODEL, read
+    from offramp.cli.opening import DataOptions, open_data
+    from offramp.cli.show import counting, say, waiting
+    from offramp.errors import ConfigError
+    from offramp.train.halving import fine_tune
+
+    if (out / MODEL).exists():
+        raise ConfigError(f"--out {out}: holds a model already; name another folder, or remove it first")
+    classifier = read(find(model))
+    wanted = condense_classifier or data is not None
+    source = open_data(classifier, data, DataOptions(data_root, workers)) if wanted else None
+    with waiting("measuring which form of each layer is the fastest here"):
+        made = convert(classifier, condense_classifier=condense_classifier)
+    if source is not None:
+        classifier.check_source(source)
+    if source is not None and condense_classifier:
+        held_out = len(source.calibrate_indices)
+        with counting("before: looking at held-out images", held_out) as done:
+            before = classifier.calibrate(source, done).correct.mean()
+        with counting("condensed: looking at held-out images", held_out) as done:
+            condensed = made.calibrate(source, done).correct.mean()
+        train = source.split("train")
+        with counting("fine-tuning the last layer", len(train)) as done:
+            fine_tune(made, train, done)
+        with counting("fine-tuned: looking at held-out images", held_out) as done:
+            after = made.calibrate(source, done).correct.mean()
+        say(
+            f"top-1 on {held_out:,} held-out images: {100 * before:.2f} % before, {100 * condensed:.2f} % with half of the "
+            f"classifier, {100 * after:.2f} % after its fine-tune"
+        )
+    elif source is not None:
+        with counting("calibrating", len(source.calibrate_indices)) as done:
+            made.calibrate(source, done)
+    made.save(out)
+    forms = ", ".join(f"{count} {form}" for form, count in made.about["converted"]["forms"].items())
+    ours, theirs = (sum(weight.numel() for weight in one.net.parameters()) for one in (made, classifier))
+    macs = [one.costs.format(one.costs.at_exit[-1]) for one in (classifier, made)]
+    say(f"wrote {out}: layers {forms}; {theirs:,} → {ours:,} parameters, {macs[0]} → {macs[1]}")
+    if source is None:
+        say(f"next: offramp calibrate {out} --data NAME")
