@@ -1,0 +1,146 @@
+"""From a trained CondenseNet to a model that computes what is left of it, as users do it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from offramp.catalog import entries
+from offramp.classifier import Classifier, load
+from offramp.classifier.converting import convert
+from offramp.errors import ConfigError
+from offramp.measure.forms import fastest_forms, forms_of
+from offramp.nets.condensenet import CondenseNet, CondenseNetConfig
+from offramp.nets.pruning import condense
+from offramp.train.halving import fine_tune
+from tiny import CLASSES, HALVES, PREPROCESSING, RECIPE, Clock, images, install, make_classifier, offramp, run_of
+
+CONFIG = CondenseNetConfig(
+    layers=(2, 2), growth_rates=(4, 8), groups=2, condense_factor=4, groups_3x3=2, image_channels=1, image_size=16,
+    num_classes=4,
+)  # fmt: skip
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    monkeypatch.setitem(entries("nets", "VARIANTS"), "tiny-condense", CONFIG)
+
+
+@pytest.fixture
+def model(world: None, tmp_path: Path) -> Path:
+    """Of a whole training."""
+    run = run_of(tmp_path / "run", replace(RECIPE, variant="tiny-condense", epochs=4))
+    run.train()
+    return tmp_path / "run" / "model"
+
+
+def classifier() -> Classifier:
+    """As after a training, but quickly."""
+    torch.manual_seed(0)
+    net = CondenseNet(CONFIG)
+    with torch.no_grad():
+        for _ in range(4):
+            net(torch.randn(16, 1, 16, 16))
+    condense(net, 1.0)
+    return Classifier(net, CLASSES, PREPROCESSING)
+
+
+def test_a_converted_classifier_gives_the_same_answers_with_fewer_macs_and_parameters() -> None:
+    before = classifier()
+    after = convert(before)
+    pixels = images(20)
+    ours, theirs = after.predict(pixels), before.predict(pixels)
+    assert ours.label.tolist() == theirs.label.tolist()
+    assert ours.logits == pytest.approx(theirs.logits, abs=1e-5 * float(np.abs(theirs.logits).max()))
+    assert after.identity != before.identity
+    assert sum(after.about["converted"]["forms"].values()) == 4
+
+
+def test_each_layer_takes_the_form_that_took_the_least_time() -> None:
+    clock = Clock()
+    calls = iter(range(10**6))
+    parts = 1 + 2 + 1 + 2  # the stem, two blocks of two layers, the pooling between them
+
+    def read() -> float:  # twice for each part: in the n-th of four forms, part n of the learned ones takes no time
+        number = next(calls)
+        form, place = number // (2 * parts) % 4, number // 2 % parts
+        learned = [1, 2, 4, 5]
+        if number % 2 and not (place in learned and learned.index(place) == form):
+            clock.pass_ms(1)
+        return clock()
+
+    net = classifier().net
+    assert isinstance(net, CondenseNet)
+    assert fastest_forms(net, read) == ("grouped", "folded", "dense", "ungrouped")
+
+
+def test_a_transition_takes_the_form_nearest_to_one_it_cannot_have() -> None:
+    light = CondenseNet(CONFIG.replace(reduction=0.5, condense_factor=2))
+    assert forms_of(light, "folded") == ("folded", "folded", "grouped", "folded", "folded")
+    assert forms_of(light, "ungrouped")[2] == "dense"
+
+
+def test_the_command_writes_a_model_that_answers_the_same(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert offramp("convert", model, "--out", tmp_path / "small", "--data", "halves") == 0
+    said = capsys.readouterr().out
+    assert "wrote" in said
+    pixels = images(12)
+    before, after = load(model), load(tmp_path / "small")
+    assert after.predict(pixels).logits == pytest.approx(before.predict(pixels).logits, abs=1e-4)
+    assert isinstance(after.net, CondenseNet)
+    assert after.net.config.forms
+    assert after.calibration is not None  # its data set was at hand
+    assert offramp("predict", tmp_path / "small", "--help") == 0
+
+
+def test_half_of_the_classifier_is_fine_tuned_and_all_accuracies_are_shown(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert offramp("convert", model, "--out", tmp_path / "half", "--condense-classifier") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "% before," in said
+    assert "% with half of the classifier," in said
+    assert "% after its fine-tune" in said
+    about: dict[str, Any] = json.loads((tmp_path / "half" / "model.json").read_text())["about"]
+    assert about["converted"]["condensed_classifier"] is True
+
+
+def test_the_fine_tune_lowers_the_loss_and_changes_nothing_but_the_last_layer() -> None:
+    half = convert(classifier(), condense_classifier=True)
+    train = HALVES.open().split("train")
+    labels = torch.from_numpy(train.labels)
+
+    def loss() -> float:
+        return float(torch.nn.functional.cross_entropy(half.collect(train)[0], labels))
+
+    before, weights = loss(), {name: value.clone() for name, value in half.net.state_dict().items()}
+    seen: list[int] = []
+    fine_tune(half, train, seen.append)
+    assert loss() < before
+    assert seen[-1] == len(train)
+    changed = {name for name, value in half.net.state_dict().items() if not torch.equal(value, weights[name])}
+    assert changed == {"stages.0.exit.linear.weight", "stages.0.exit.linear.bias"}
+
+
+def test_a_folder_that_holds_a_model_is_not_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert offramp("convert", model, "--out", model) == 2
+    assert "holds a model already; name another folder, or remove it first" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_network_that_learns_no_groups_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="a network of family 'msdnet' learns no groups, so there is nothing to convert"
+    ):
+        convert(make_classifier())
+
+
+def test_a_whole_classifier_is_not_fine_tuned() -> None:
+    with pytest.raises(ConfigError, match="has not been condensed; there is nothing to fine-tune"):
+        fine_tune(convert(classifier()), HALVES.open().split("train"))
