@@ -392,7 +392,7 @@ def test_the_network_read_can_be_trained_and_draws_nothing_at_random(tmp_path: P
 
 
 def test_the_reader_is_found_by_the_name_of_its_format() -> None:
-    assert entries("nets.foreign", "READERS")["msdnet-pytorch"] is read
+    assert entries("nets.foreign", "READERS")["msdnet-pytorch"].source == "kalviny/MSDNet-PyTorch"
 
 
 # ---- what is refused

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from offramp.catalog import lookup, suggest
+from offramp.catalog import entries, lookup, suggest
 from offramp.classifier import folder, run_folder
 from offramp.classifier.classifier import Classifier
 from offramp.data.preprocess import Preprocessing
@@ -93,33 +93,41 @@ def import_checkpoint(
     size: int | None = None,
     classes: tuple[str, ...] | None = None,
     spacing: Spacing | None = None,
+    groups: int | None = None,
+    condense_factor: int | None = None,
 ) -> Classifier:
-    """A classifier from a checkpoint of kalviny/MSDNet-PyTorch.
+    """A classifier from a published checkpoint; which format it has shows by itself.
+
+    Known are those of kalviny/MSDNet-PyTorch, gpleiss/efficient_densenet_pytorch, torchvision's and timm's DenseNets, and
+    ShichenLiu/CondenseNet (before and after conversion).
 
     Args:
-        path: the ``.pth.tar`` file; it is read without running any code it may hold.
+        path: the file; it is read without running any code it may hold.
         mean: per channel of values in 0 … 1; without mean, std and size only ``.net`` works.
         std: like ``mean``.
         size: side of the images in pixels.
         classes: class names; their numbers by default.
-        spacing: ``even`` or ``linear``, where the file leaves open which.
+        spacing: ``even`` or ``linear``, where an MSDNet's file leaves open which.
+        groups: of the learned convolutions of a CondenseNet that has dropped nothing yet.
+        condense_factor: the same.
 
     Raises:
         ArtifactError: not such a checkpoint, damaged, or in need of unpickling code.
-        ConfigError: some but not all of mean, std and size.
+        ConfigError: some but not all of mean, std and size; or the file leaves something open, or contradicts what is said.
     """
-    from offramp.nets.foreign.msdnet_pytorch import read
+    from offramp.nets.foreign._reading import Hints, Reader, read_any
 
     given = [value is not None for value in (mean, std, size)]
     if any(given) and not all(given):
         raise ConfigError(
             f"mean={mean}, std={std}, size={size}: give all three, or none for a model without preprocessing"
         )
-    imported = read(Path(path), spacing=spacing, image_size=size)
+    readers: dict[str, Reader] = entries("nets.foreign", "READERS")
+    imported, source = read_any(Path(path), readers, Hints(size, spacing, groups, condense_factor))
     preprocessing = Preprocessing(size, mean, std) if mean and std and size else None
     names = classes or tuple(str(label) for label in range(imported.net.config.num_classes))
     about = {
-        "imported_from": "kalviny/MSDNet-PyTorch",
+        "imported_from": source,
         "settled": list(imported.settled),
         "dropped": list(imported.dropped),
         "folded": list(imported.folded),

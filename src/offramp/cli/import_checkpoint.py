@@ -15,7 +15,7 @@ class Spacing(StrEnum):
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="Checkpoint of kalviny/MSDNet-PyTorch (.pth.tar).", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth.tar, .pth, .dat).", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="DIR")],
     data: Annotated[str | None, typer.Option(help="Take preprocessing and class names from this data set.")] = None,
     mean: Annotated[str | None, typer.Option(help="Mean per channel of values in 0 … 1, e.g. 0.49,0.48,0.45.")] = None,
@@ -25,13 +25,20 @@ def run(
         Path | None, typer.Option(help="Text file with one class name per line.", metavar="FILE")
     ] = None,
     spacing: Annotated[
-        Spacing | None, typer.Option(help="even or linear, where the file leaves it open (even).")
+        Spacing | None, typer.Option(help="even or linear, where an MSDNet's file leaves it open (even).")
     ] = None,
+    groups: Annotated[
+        int | None,
+        typer.Option(help="Groups of a CondenseNet that has dropped nothing yet, so that its file hides them."),
+    ] = None,
+    condense_factor: Annotated[int | None, typer.Option(help="Condensation factor of such a CondenseNet.")] = None,
 ) -> None:
-    """Turn a published MSDNet checkpoint into a model folder.
+    """Turn a published checkpoint into a model folder.
 
-    The network's shape is read off the weights. Without --data, or --mean, --std and --size, the network can be used
-    from Python but `predict` refuses, since nothing in the file says what its images went through.
+    Known are files of kalviny/MSDNet-PyTorch, gpleiss/efficient_densenet_pytorch, ShichenLiu/CondenseNet (before and after
+    conversion), and DenseNets of torchvision and timm. Which it is, and the network's shape, is read off the weights.
+    Without --data, or --mean, --std and --size, the network can be used from Python but `predict` refuses, since nothing in
+    the file says what its images went through.
     """
     from offramp.classifier.entry import import_checkpoint
     from offramp.classifier.folder import MODEL, save
@@ -41,7 +48,9 @@ def run(
     if (out / MODEL).exists():
         raise ArtifactError(f"{out}: holds a model already; choose another --out")
     how = _preprocessing(data, mean, std, size, classes)
-    classifier = import_checkpoint(file, **how, spacing=spacing.value if spacing else None)
+    classifier = import_checkpoint(
+        file, **how, spacing=spacing.value if spacing else None, groups=groups, condense_factor=condense_factor
+    )
     save(classifier, out)
     for settled in classifier.about["settled"]:
         remark(settled)

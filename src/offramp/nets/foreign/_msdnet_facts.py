@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offramp.errors import ArtifactError
+from offramp.nets.foreign._reading import Shapes
 from offramp.nets.msdnet.plan import CellKey, CellPlan
-
-Shapes = Mapping[str, tuple[int, ...]]
-"""Shape of every tensor of a state dict, by key."""
 
 _LINEAR = "classifier.0.linear.weight"
 _STEM = "blocks.0.0.layers.0.0.weight"

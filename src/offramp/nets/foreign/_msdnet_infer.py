@@ -12,7 +12,8 @@ from statistics import mode
 from typing import get_args
 
 from offramp.errors import ArtifactError, ConfigError
-from offramp.nets.foreign._msdnet_facts import Facts, Shapes, read_facts
+from offramp.nets.foreign._msdnet_facts import Facts, read_facts
+from offramp.nets.foreign._reading import Shapes
 from offramp.nets.msdnet import MSDNetConfig, plain_plan
 from offramp.nets.msdnet.config import Pruning, Spacing, Stem
 from offramp.nets.msdnet.plan import StagePlan

@@ -14,6 +14,8 @@ from offramp.errors import ArtifactError
 COUNTER = "num_batches_tracked"
 """The integer a batch norm keeps beside its weights; files older than PyTorch 0.4.1 have none."""
 
+_INTEGERS = (COUNTER, ".index", "._count", "._stage")
+
 _LUA = tuple(bytes((kind, 0, 0, 0, 1, 0, 0, 0)) for kind in (3, 4))  # a table or an object, the first of the file
 _LUA_TEXT = (b"3\n1\n", b"4\n1\n")
 _PREFIX = "module."  # what DataParallel puts before every key
@@ -77,7 +79,7 @@ def _tensors(path: Path, found: object) -> dict[str, object]:
 def _weight(path: Path, key: str, value: object) -> Tensor:
     if not isinstance(value, Tensor) or not _holds_its_values(value):
         raise ArtifactError(f"{path}: '{key}' holds no weights; give a checkpoint whose state dict has nothing else")
-    if key.endswith(COUNTER):
+    if key.endswith(_INTEGERS):
         return value.to(torch.int64, copy=True)
     if not value.is_floating_point():
         raise ArtifactError(f"{path}: '{key}' is {value.dtype}, weights are floating-point; give an unquantised one")

@@ -4,17 +4,15 @@ It numbers the layers of a block together with the transitions there, and scales
 7x7 stem has a bias that batch norm makes useless; it is folded into the norm, which leaves every logit as it is.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from offramp.errors import ArtifactError
-from offramp.nets.foreign._msdnet_facts import Shapes
 from offramp.nets.foreign._msdnet_infer import infer
-from offramp.nets.foreign._state_dict import COUNTER, open_state_dict
+from offramp.nets.foreign._reading import Hints, Imported, Reader, check_complete, shapes_of
+from offramp.nets.foreign._state_dict import open_state_dict
 from offramp.nets.msdnet import MSDNet, MSDNetConfig, plain_plan
 from offramp.nets.msdnet.config import Spacing
 from offramp.nets.msdnet.net import Stage, cell_name
@@ -22,30 +20,12 @@ from offramp.nets.msdnet.plan import CellKey
 
 _STEM_BIAS = "blocks.0.0.layers.0.0.bias"
 _STEM_MEAN = "blocks.0.0.layers.0.1.running_mean"
-_NAMED = 3  # how many keys an error names of each kind
 
 Place = tuple[int, int, int]
 """Block, position inside it, index of the scale among those that the layer keeps."""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """A network with the weights of a foreign checkpoint, and what became of the rest of the file.
-
-    Keys are the file's, without ``module.``.
-    """
-
-    net: MSDNet
-    """In eval mode, float32, on the CPU."""
-    settled: tuple[str, ...]
-    """One sentence for each value of the configuration that was given or assumed because the file leaves it open."""
-    dropped: tuple[str, ...]
-    """Convolutions (with their norms) of cells that no exit uses."""
-    folded: tuple[str, ...]
-    """Weights that were folded into others."""
-
-
-def read(path: Path, *, spacing: Spacing | None = None, image_size: int | None = None) -> Imported:
+def read(path: Path, *, spacing: Spacing | None = None, image_size: int | None = None) -> Imported[MSDNet]:
     """The network of a checkpoint file, with its configuration told from keys and shapes.
 
     Args:
@@ -59,12 +39,16 @@ def read(path: Path, *, spacing: Spacing | None = None, image_size: int | None =
             or of another shape.
         ConfigError: ``spacing`` contradicts the file, or ``image_size`` is too small.
     """
-    weights = open_state_dict(path)
-    shapes = {key: tuple(weight.shape) for key, weight in weights.items()}
+    return _read(path, open_state_dict(path), Hints(image_size, spacing))
+
+
+def _read(path: Path, weights: dict[str, Tensor], hints: Hints) -> Imported[MSDNet]:
+    hints.only(SOURCE, "spacing")
+    shapes = shapes_of(weights)
     try:
-        inferred = infer(shapes, spacing, image_size)
+        inferred = infer(shapes, hints.spacing, hints.image_size)
         expected = _expected(inferred.config)
-        _check_complete(expected, shapes)
+        check_complete(expected, shapes, "MSDNet", SOURCE)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     folded = _fold_stem_bias(weights)
@@ -73,7 +57,8 @@ def read(path: Path, *, spacing: Spacing | None = None, image_size: int | None =
     return Imported(net, inferred.settled, dropped, folded)
 
 
-READERS: dict[str, Callable[..., Imported]] = {"msdnet-pytorch": read}
+SOURCE = "kalviny/MSDNet-PyTorch"
+READERS = {"msdnet-pytorch": Reader(SOURCE, lambda shapes: any(key.startswith("blocks.") for key in shapes), _read)}
 """Readers by the name of their format."""
 
 
@@ -86,31 +71,6 @@ def _expected(config: MSDNetConfig) -> dict[str, tuple[int, ...]]:
     if config.stem == "large":
         expected[_STEM_BIAS] = expected[_STEM_MEAN]
     return expected
-
-
-def _check_complete(expected: Shapes, found: Shapes) -> None:
-    """Refuse weights that are not exactly the expected ones.
-
-    Raises:
-        ArtifactError: naming what is missing, left over or of another shape.
-    """
-    differences = {
-        "missing": [key for key in expected if key not in found and not key.endswith(COUNTER)],
-        "left over": [key for key in found if key not in expected],
-        "of another shape": [
-            f"{key} {found[key]}, not {shape}" for key, shape in expected.items() if found.get(key, shape) != shape
-        ],
-    }
-    said = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in differences.items() if keys]
-    if said:
-        raise ArtifactError(
-            f"the nearest MSDNet has other weights: {'; '.join(said)}; check that the file is whole and of unchanged "
-            "kalviny/MSDNet-PyTorch code"
-        )
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_NAMED]) + (", …" if len(keys) > _NAMED else "")
 
 
 def _fold_stem_bias(weights: dict[str, Tensor]) -> tuple[str, ...]:
