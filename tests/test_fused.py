@@ -24,7 +24,14 @@ FORMS = [(1, True), (1, False), (8, True), (8, False)]
 """Align and merge."""
 NAMES = ["msdnet-digits", "msdnet-cifar-anytime-10", "msdnet-cifar-batch-5", "msdnet-imagenet-4"]
 """Their inference form has options."""
-OTHERS = ["densenet-cifar-40-12", "densenet-cifar-bc-40-12", "densenet-cifar-mc", "densenet-121"]
+OTHERS = [
+    "densenet-cifar-40-12",
+    "densenet-cifar-mc",
+    "densenet-121",
+    "condensenet-cifar-50",
+    "resnet-cifar-mc",
+    "resnet-18",
+]
 SMALL: dict[str, Any] = {"exits": 3, "base": 2, "step": 1, "channels": 4, "growth_rate": 2, "image_size": 16}
 
 

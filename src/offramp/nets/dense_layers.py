@@ -17,6 +17,10 @@ class NormReLU(nn.BatchNorm2d):
         """The same shape."""
         return F.relu_(super().forward(features))
 
+    def folded(self) -> nn.Module:
+        """As a scale, where nothing has taken it in."""
+        return ScaleReLU(self)
+
 
 class DenseLayer(nn.Module):
     """Norm, ReLU and convolution, twice with a bottleneck and else once; its maps are added to those it reads.

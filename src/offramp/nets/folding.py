@@ -81,15 +81,29 @@ def fold(layer: ConvNormReLU) -> ConvReLU:
     return fold_pair(conv, norm)
 
 
-@torch.no_grad()
 def fold_pair(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> ConvReLU:
     """A convolution, the norm that alone reads it, and a ReLU, as one convolution in float32."""
+    weight, bias = _folded(conv, norm)
+    return ConvReLU(weight, bias, conv.stride[0], conv.groups)
+
+
+def fold_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution and the norm that alone reads it, as one convolution in float32."""
+    weight, bias = _folded(conv, norm)
+    made = copy.deepcopy(conv)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    made.bias = nn.Parameter(bias, requires_grad=False)
+    return made
+
+
+@torch.no_grad()
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     weight, bias = fuse_conv_bn_weights(
         conv.weight.float(), conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
-    return ConvReLU(weight.detach(), bias.detach(), conv.stride[0], conv.groups)
+    return weight.detach(), bias.detach()
 
 
 N = TypeVar("N", bound=nn.Module)

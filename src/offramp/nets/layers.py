@@ -39,6 +39,14 @@ class Exit(nn.Module):
         return logits
 
 
+def draws(net: nn.Module) -> bool:
+    """Whether training draws random numbers inside the network."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p > 0) or getattr(module, "survival", 1.0) < 1
+        for module in net.modules()
+    )
+
+
 @torch.no_grad()
 def he_fan_out_(net: nn.Module) -> None:
     """Initialise as He et al. (arXiv:1502.01852, fan-out) did: convolutions N(0, sqrt(2 / (kh·kw·out))), norms 1 and 0.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from offramp.errors import ConfigError
+from offramp.nets.layers import draws
 
 Recompute = Literal["none", "layers", "all"]
 """``layers``: concatenation, norm, ReLU and the convolution that reads them, in every dense layer; ``all``: whole layers."""
@@ -61,14 +62,9 @@ def run(function: Callable[..., Tensor], owner: nn.Module, again: bool, *feature
         return nullcontext(), _statistics_kept(owner)
 
     result: Tensor = checkpoint(
-        function, *features, use_reentrant=False, context_fn=contexts, preserve_rng_state=_draws(owner)
+        function, *features, use_reentrant=False, context_fn=contexts, preserve_rng_state=draws(owner)
     )
     return result
-
-
-def _draws(owner: nn.Module) -> bool:
-    """Whether anything in it draws random numbers."""
-    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in owner.modules())
 
 
 @contextmanager

@@ -72,6 +72,9 @@ class Step:
 
     def update(self) -> None:
         """Change the parameters by their gradients."""
+        for parameter in self.parameters:
+            if parameter.grad is None:  # of a block that was skipped; momentum and decay go on
+                parameter.grad = torch.zeros_like(parameter)
         if self.recipe.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)

@@ -1,6 +1,7 @@
 """A run in progress, advanced step by step."""
 
-from collections.abc import Callable, Generator
+import contextlib
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from offramp.data.workers import Workers
 from offramp.errors import ArtifactError, ConfigError
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
+from offramp.nets.layers import draws
 from offramp.nets.pruning import condense, group_lasso
 from offramp.train.average import Average
 from offramp.train.feed import Batch, open_feed
@@ -63,6 +65,7 @@ class Trainer:
         self.average = Average(self.net, recipe.ema_decay) if recipe.ema_decay else None
         weights = exit_weights(recipe, costs).to(device)
         self._do = Step(self.net, self.optimizer, weights, recipe, *((self._lasso,) if recipe.group_lasso else ()))
+        self._draws = draws(net)
         self._frozen = frozen_modules(net, recipe.freeze)
         self._feed = open_feed(samples, recipe, preprocessing, workers or Workers(), device)
         self._batches: Generator[Batch] | None = None
@@ -96,11 +99,23 @@ class Trainer:
             group["lr"] = rate * group["scale"]
         train_mode(self.net, self._frozen)
         condense(self.net, self._progress(), since=max(0, self.step - 1) / self.total_steps)
-        losses = self._do(images, targets)
+        with self._own_dice():
+            losses = self._do(images, targets)
         if self.average is not None:
             self.average.update()
         self.step += 1
         return losses
+
+    @contextlib.contextmanager
+    def _own_dice(self) -> Iterator[None]:
+        """Let what a network draws in a step depend on seed and step alone, so that a resumed run draws the same."""
+        if not self._draws:
+            yield
+            return
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(((self.recipe.seed << 32) + self.step) % (1 << 63))
+            yield
 
     def _progress(self) -> float:
         """Share of the run that is done."""
