@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from offramp.classifier import Classifier, Predictions, create, import_checkpoint, load
+    from offramp.classifier import Classifier, Predictions, create, ensemble, import_checkpoint, load
+    from offramp.classifier.converting import convert
     from offramp.engine.anytime import AnytimePredictor
     from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError, MissingExtraError, OfframpError
     from offramp_runtime.costs import Costs
@@ -15,7 +16,9 @@ _HOMES = {
     "AnytimePredictor": "offramp.engine.anytime",
     "Classifier": "offramp.classifier",
     "Predictions": "offramp.classifier",
+    "convert": "offramp.classifier.converting",
     "create": "offramp.classifier",
+    "ensemble": "offramp.classifier",
     "import_checkpoint": "offramp.classifier",
     "load": "offramp.classifier",
     "Costs": "offramp_runtime.costs",
@@ -38,7 +41,9 @@ __all__ = [
     "MissingExtraError",
     "OfframpError",
     "Predictions",
+    "convert",
     "create",
+    "ensemble",
     "import_checkpoint",
     "load",
 ]

@@ -1,7 +1,7 @@
 """What users hold: a network with its class names, preprocessing, costs and calibration."""
 
 from offramp.classifier.classifier import Classifier
-from offramp.classifier.entry import create, import_checkpoint, load
+from offramp.classifier.entry import create, ensemble, import_checkpoint, load
 from offramp_runtime.predictions import Predictions
 
-__all__ = ["Classifier", "Predictions", "create", "import_checkpoint", "load"]
+__all__ = ["Classifier", "Predictions", "create", "ensemble", "import_checkpoint", "load"]

@@ -1,15 +1,18 @@
 """The three ways to get something to predict with: load, create, import."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from offramp.catalog import entries, lookup, suggest
 from offramp.classifier import folder, run_folder
 from offramp.classifier.classifier import Classifier
+from offramp.classifier.identity import Storage
 from offramp.data.preprocess import Preprocessing
 from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.base import MultiExitNet, NetConfig
+from offramp.nets.ensemble import Ensemble
 from offramp.nets.msdnet.config import Spacing
 
 SHIPPED = Path(__file__).parent.parent / "models"
@@ -133,3 +136,32 @@ def import_checkpoint(
         "folded": list(imported.folded),
     }
     return Classifier(folder.fast(imported.net), names, preprocessing, about=about)
+
+
+def ensemble(*models: Classifier) -> Classifier:
+    """Several models as one with an exit for each: it answers with the mean of the probabilities so far.
+
+    Args:
+        models: for the same classes and images; the cheapest is run first, whatever their order here. Their networks are
+            used, not copied.
+
+    Raises:
+        ConfigError: fewer than two, or other classes, images or preprocessing.
+    """
+    if len(models) < 2:
+        raise ConfigError(f"{len(models)} models: an ensemble wants at least two")
+    first = models[0]
+    for one in models[1:]:
+        if one.classes != first.classes or one.preprocessing != first.preprocessing:
+            raise ConfigError(
+                "the models of an ensemble must have the same classes and preprocessing, and these differ"
+            )
+    ordered = sorted(models, key=lambda one: one.costs.at_exit[-1])
+    storage: Storage = "fp16" if all(one.storage == "fp16" for one in models) else "fp32"
+    about: dict[str, Any] = {"ensemble": [one.identity for one in ordered]}
+    sources = [one.about.get("source") for one in models]
+    if sources[0] is not None and all(source == sources[0] for source in sources):
+        about["source"] = sources[0]  # one hold-out for all: none of them has seen it
+    return Classifier(
+        Ensemble.of(*(one.net for one in ordered)), first.classes, first.preprocessing, storage=storage, about=about
+    )

@@ -12,7 +12,7 @@ from offramp.errors import OfframpError
 
 COMMANDS = (
     "demo", "predict", "evaluate", "calibrate", "plan", "export", "train", "runs", "recipe show", "data check", "data fetch",
-    "list", "cost", "convert", "import-checkpoint", "export-checkpoint",
+    "list", "cost", "convert", "ensemble", "import-checkpoint", "export-checkpoint",
 )  # fmt: skip
 """Each in the module of its name, as a function ``run``, in the order of ``--help``; two words are a group's command."""
 

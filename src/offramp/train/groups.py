@@ -15,6 +15,9 @@ def frozen_modules(net: MultiExitNet, freeze: str) -> list[nn.Module]:
     """The modules that keep their weights and norm statistics under ``freeze`` (see :class:`Recipe`)."""
     if freeze == "none":
         return []
+    if freeze == "backbone":
+        for stage in net.stages:
+            _exit(stage)
     kept = net.num_exits if freeze == "backbone" else int(freeze.partition(":")[2])
     if kept > net.num_exits:
         raise ConfigError(f"freeze={freeze}: this network has {net.num_exits} stages")
@@ -81,8 +84,9 @@ def _answers(net: MultiExitNet) -> Iterator[tuple[str, nn.Linear]]:
 
 
 def _exit(stage: nn.Module) -> nn.Module:
-    part = stage.get_submodule("exit")
-    assert isinstance(part, nn.Module)
+    part = getattr(stage, "exit", None)
+    if not isinstance(part, nn.Module):
+        raise ConfigError("the exits of an ensemble are whole networks; fine-tune its members, then make it anew")
     return part
 
 
