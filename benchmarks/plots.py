@@ -16,6 +16,9 @@ COLOURS = {
     "compiled": "#edae49",
     "onnx": "#00798c",
     "openvino": "#5c4d7d",
+    "none": "#8a8f98",
+    "layers": "#00798c",
+    "all": "#5c4d7d",
 }
 
 
