@@ -9,6 +9,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from statistics import median
 from typing import get_args
@@ -89,7 +90,7 @@ def main() -> None:
     line_plot("recompute", {f"Training DenseNet-BC, k = 12, batch {DEPTH_BATCH}": curves})
 
 
-def table(found: dict[str, dict[str, dict[str, float]]], times: dict[str, dict[str, list[float]]]) -> Table:
+def table(found: Mapping[str, Mapping[Recompute, dict[str, float]]], times: dict[str, dict[str, list[float]]]) -> Table:
     """One row for each network and choice."""
     rows = []
     for name, modes in found.items():
@@ -99,7 +100,8 @@ def table(found: dict[str, dict[str, dict[str, float]]], times: dict[str, dict[s
             rows.append(
                 (
                     name, mode, f"{one['kept'] / 1e6:,.0f}", f"{one['kept'] / plain['kept']:.2f}",
-                    f"{one['peak'] / 1e6:,.0f}", f"{one['peak'] / plain['peak']:.2f}", spread(times[name][mode]), f"{slow:.2f}",
+                    f"{one['peak'] / 1e6:,.0f}", f"{one['peak'] / plain['peak']:.2f}", spread(times[name][mode]),
+                    f"{slow:.2f}",
                 )
             )  # fmt: skip
     return Table(("network", "recompute", "kept, MB", "ratio", "peak, MB", "ratio", "step, ms", "ratio"), tuple(rows))
