@@ -16,6 +16,7 @@ from offramp.errors import ConfigError
 from offramp.measure.forms import fastest_forms, forms_of
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig
 from offramp.nets.pruning import condense
+from offramp.train.groups import fresh_exits
 from offramp.train.halving import fine_tune
 from tiny import CLASSES, HALVES, PREPROCESSING, RECIPE, Clock, images, install, make_classifier, offramp, run_of
 
@@ -97,7 +98,7 @@ def test_the_command_writes_a_model_that_answers_the_same(
     assert isinstance(after.net, CondenseNet)
     assert after.net.config.forms
     assert after.calibration is not None  # its data set was at hand
-    assert offramp("predict", tmp_path / "small", "--help") == 0
+    assert after.calibration.identity == after.identity
 
 
 def test_half_of_the_classifier_is_fine_tuned_and_all_accuracies_are_shown(
@@ -108,6 +109,11 @@ def test_half_of_the_classifier_is_fine_tuned_and_all_accuracies_are_shown(
     assert "% before," in said
     assert "% with half of the classifier," in said
     assert "% after its fine-tune" in said
+    made = load(tmp_path / "half", runtime="eager")
+    assert made.calibration is not None
+    top1 = 100 * made.calibration.correct.mean()
+    assert f"{top1:.2f} % after its fine-tune" in said
+    assert made.calibrate(HALVES.open()).correct.mean() == made.calibration.correct.mean()  # of what was stored
     about: dict[str, Any] = json.loads((tmp_path / "half" / "model.json").read_text())["about"]
     assert about["converted"]["condensed_classifier"] is True
 
@@ -129,9 +135,18 @@ def test_the_fine_tune_lowers_the_loss_and_changes_nothing_but_the_last_layer() 
     assert changed == {"stages.0.exit.linear.weight", "stages.0.exit.linear.bias"}
 
 
+def test_a_halved_classifier_that_learns_other_classes_goes_on_reading_its_half() -> None:
+    half = convert(classifier(), condense_classifier=True).net
+    other = half.config.replace(num_classes=3).build()
+    anew = fresh_exits(other, half, keep_answers=False)
+    assert anew == ["stages.0.exit.linear.bias", "stages.0.exit.linear.weight"]
+    index = "stages.0.exit.linear.index"
+    assert torch.equal(other.state_dict()[index], half.state_dict()[index])
+
+
 def test_a_folder_that_holds_a_model_is_not_overwritten(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert offramp("convert", model, "--out", model) == 2
-    assert "holds a model already; name another folder, or remove it first" in " ".join(capsys.readouterr().err.split())
+    assert "holds a model already; choose another --out" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_network_that_learns_no_groups_is_refused() -> None:

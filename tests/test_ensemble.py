@@ -79,9 +79,18 @@ def test_a_saved_ensemble_answers_the_same_in_every_runtime(tmp_path: Path) -> N
         assert again.net.config == made.net.config
         assert again.predict(pixels).logits == pytest.approx(expected.logits, abs=1e-4)
     budget = float(np.mean(made.costs.at_exit[:2]))
-    within = again.predict(pixels, budget=budget)
-    assert set(within.exit_index.tolist()) <= {0, 1, 2}
+    plan = again.plan(budget)
+    assert plan.expected.mean_cost <= budget
+    within = again.predict(pixels, plan=plan)
+    assert within.exit_index.tolist() == made.predict(pixels, plan=plan).exit_index.tolist()
     assert again.predict(pixels, deadline_ms=10_000).exit_index.tolist() == [2] * 9
+
+
+def test_a_size_that_one_member_cannot_take_is_refused_at_the_start() -> None:
+    large = SMALL.replace(stem="large", image_size=16)
+    net = Ensemble.of(SMALL.build(), large.build())
+    with pytest.raises(ConfigError, match="wants at least 8 a side"):
+        net.start(torch.zeros(1, 1, 4, 4))
 
 
 def test_the_cheapest_member_runs_first_whatever_the_order() -> None:
@@ -109,7 +118,7 @@ def test_the_command_makes_a_model_of_models(tmp_path: Path, capsys: pytest.Capt
     assert command("ensemble", *folders, "--out", tmp_path / "both") == 2
     assert command("ensemble", folders[0], "--out", tmp_path / "one") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "holds a model already" in said
+    assert "holds a model already; choose another --out" in said
     assert "an ensemble wants at least two" in said
 
 
@@ -119,6 +128,9 @@ def test_one_source_of_all_members_is_remembered() -> None:
         one.about["source"] = {"name": "halves", "holdout_seed": 0}
     assert offramp.ensemble(*both).about["source"] == both[0].about["source"]
     both[1].about["source"] = {"name": "halves", "holdout_seed": 1}
+    with pytest.raises(ConfigError, match="so that no images are held out of all; train them with the same"):
+        offramp.ensemble(*both)
+    del both[1].about["source"]
     assert "source" not in offramp.ensemble(*both).about
 
 

@@ -62,8 +62,14 @@ def test_the_goldens_give_the_logits_of_public_code(file: str, arrays: str, name
     assert np.abs(logits - golden[name]).max() <= 1e-5 * np.abs(golden[name]).max()
 
 
-@pytest.mark.parametrize("style", ["efficient", "torchvision"])
-@pytest.mark.parametrize("changes", [{}, {"stem": "large"}, {"reduction": 0.7}, {"growth_rates": (4, 8)}])
+@pytest.mark.parametrize(
+    ("style", "changes"),
+    [
+        ("efficient", {}), ("efficient", {"stem": "large"}), ("efficient", {"reduction": 0.7}),
+        ("efficient", {"layers": (16, 16, 16), "growth_rates": (12,) * 3, "channels": 24, "reduction": 0.6}),
+        ("torchvision", {"stem": "large"}),
+    ],
+)  # fmt: skip
 def test_a_densenet_comes_back_from_its_file(
     style: densenet_pytorch.Style, changes: dict[str, Any], shake: Callable[[nn.Module], None], tmp_path: Path
 ) -> None:
@@ -165,7 +171,7 @@ def test_five_blocks_are_taken_for_imagenet_and_that_is_said(tmp_path: Path) -> 
 
 
 def test_the_commands_write_and_read_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    net = DENSE.build().eval()
+    net = DENSE.replace(stem="large").build().eval()
     Classifier(net, tuple("abcde"), None).save(tmp_path / "model")
     file = tmp_path / "weights.pth"
     assert command("export-checkpoint", tmp_path / "model", "--for", "torchvision", "--out", file) == 0
@@ -189,6 +195,8 @@ def spoilt(path: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     densenet_pytorch.write(DENSE.build(), tmp_path / "dense")
     condensenet_pytorch.write(condensed(), tmp_path / "condense")
+    made = convert(condensed(), ["grouped"] * 4, condense_classifier=True)
+    condensenet_pytorch.write(made, tmp_path / "converted")
     prefix = "module.features.denseblock_1.denselayer_1.conv_1."
 
     def shuffle_mask(state: dict[str, Any]) -> None:
@@ -201,6 +209,15 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         ("condense", shuffle_mask, "its masks are not those of learned group convolutions"),
         ("condense", lambda s: s.pop(f"{prefix}_stage"), "does not tell its stage"),
         ("condense", lambda s: s.pop(f"{prefix}conv.weight"), "has no first dense layer"),
+        ("condense", lambda s: s.update({f"{prefix}conv.weight": torch.ones(4)}), "has 1 axes, not 4"),
+        ("condense", lambda s: s.update({f"{prefix}_count": torch.ones(2)}), "does not tell its stage"),
+        (
+            "dense",
+            lambda s: s.update({"features.denseblock1.denselayer1.conv2.weight": torch.ones(4)}),
+            "no stem or no",
+        ),
+        ("converted", lambda s: s.update({f"{prefix}index": torch.tensor(3)}), "has 0 axes, not 1"),
+        ("converted", lambda s: s[f"{prefix}index"].fill_(99), "points beyond 16 channels"),
     ]
     for name, spoil, message in cases:
         path = tmp_path / f"{name}-spoilt"
@@ -239,6 +256,8 @@ def test_what_public_code_cannot_build_is_not_written(tmp_path: Path) -> None:
         (lambda: densenet_pytorch.write(DENSE.replace(exit_layers=(2,)).build(), tmp_path / "x"), "one exit"),
         (lambda: densenet_pytorch.write(DENSE.replace(bottleneck_factor=0).build(), tmp_path / "x"), "bottlenecks"),
         (lambda: densenet_pytorch.write(make_net(), tmp_path / "x"), "this network is another"),
+        (lambda: densenet_pytorch.write(DENSE.replace(growth_rates=(4, 8)).build(), tmp_path / "x"), "one growth rate"),
+        (lambda: densenet_pytorch.write(DENSE.build(), tmp_path / "x", "torchvision"), "have the large stem and halve"),
         (
             lambda: condensenet_pytorch.write(convert(condensed(), ["dense"] * 4), tmp_path / "x"),
             "write the network as it was before conversion",

@@ -5,10 +5,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import nn
 
 from bundles import network_input, run_all
 from offramp.engine import int8
 from offramp.errors import DataError
+from offramp.nets.base import NetConfig
+from offramp.nets.condensenet import CondenseNetConfig
+from offramp.nets.densenet import DenseNetConfig
+from offramp.nets.ensemble import EnsembleConfig
+from offramp.nets.resnet import ResNetConfig
 from offramp_runtime import openvino_core
 from offramp_runtime.stages import Stages
 from tiny import make_net
@@ -183,3 +189,42 @@ def test_channels_of_a_group_meet_only_the_means_of_their_group(groups: int) -> 
         for out in range(8)
     ]
     assert int8._grouped(per_input, mean) == pytest.approx(np.array(wanted))
+
+
+DENSE = DenseNetConfig(layers=(2, 2), growth_rates=(4, 4), channels=8, image_channels=1, image_size=16, num_classes=4)
+CONDENSE = CondenseNetConfig(
+    layers=(2, 2), growth_rates=(8, 16), groups=2, condense_factor=2, groups_3x3=2, image_channels=1, image_size=16,
+    num_classes=4,
+)  # fmt: skip
+FAMILY: dict[str, NetConfig] = {
+    "densenet": DENSE,
+    "densenet-mc": DENSE.replace(exit_layers=(1, 3)),
+    "condensenet": CONDENSE,
+    "grouped": CONDENSE.replace(forms=("grouped",) * 4),
+    "folded": CONDENSE.replace(forms=("folded",) * 4),
+    "light": CONDENSE.replace(reduction=0.5),
+    "resnet": ResNetConfig(
+        blocks=(1, 1), widths=(8, 16), channels=8, preactivation=True, image_channels=1, image_size=16, num_classes=4
+    ),
+    "ensemble": EnsembleConfig.of(DENSE, DENSE),
+}
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_whole_family_is_quantised_and_answers_nearly_as_before(
+    name: str, shake: Callable[[nn.Module], None], tmp_path: Path
+) -> None:
+    from offramp.engine.graphs import write_graphs, write_whole
+
+    net = FAMILY[name].build()
+    shake(net)
+    net.eval()
+    write_whole(net, tmp_path / "plain.onnx")
+    int8.quantize(tmp_path / "plain.onnx", calibration(), tmp_path / "int8.onnx")
+    given = network_input(5)
+    before, after = (in_onnxruntime(tmp_path / file)(given) for file in ("plain.onnx", "int8.onnx"))
+    assert np.abs(after - before).max() <= 0.25 * np.abs(before).max()
+    assert not np.array_equal(after, before)
+    (tmp_path / "cut").mkdir()
+    write_graphs(net, tmp_path / "cut", tmp_path / "int8.onnx")
+    assert (tmp_path / "cut" / f"stage-{net.num_exits - 1}.onnx").is_file()

@@ -15,6 +15,7 @@ from torch import nn
 from offramp.data.preprocess import Preprocessing
 from offramp.data.source import Split
 from offramp.errors import ConfigError
+from offramp.measure.forms import IN_TRANSITIONS
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, convert
 from offramp.nets.condensenet.config import Form
 from offramp.nets.condensenet.convert import fill_layer, half_of
@@ -38,8 +39,6 @@ SMALL = CondenseNetConfig(
 )
 LIGHT = SMALL.replace(reduction=0.5, condense_factor=2)
 FORMS: tuple[Form, ...] = ("grouped", "folded", "dense", "ungrouped")
-TRANSITION: dict[Form, Form] = {"folded": "grouped", "ungrouped": "dense"}
-"""What stands for a form where no 3x3 convolution follows."""
 
 
 def golden_conv(name: str) -> LearnedGroupConv:
@@ -190,7 +189,7 @@ def test_a_converted_network_gives_the_same(form: Form, groups: int, factor: int
 
 @given(forms=st.lists(st.sampled_from(FORMS), min_size=5, max_size=5))
 def test_forms_mix_and_transitions_convert_too(forms: list[Form]) -> None:
-    forms[2] = TRANSITION.get(forms[2], forms[2])
+    forms[2] = IN_TRANSITIONS.get(forms[2], forms[2])
     net = trained(LIGHT).double()
     images = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     with torch.inference_mode():
@@ -205,7 +204,7 @@ def test_the_inference_form_says_the_same(config: CondenseNetConfig, form: Form 
     if form is not None:
         wanted: list[Form] = [form] * config.num_learned
         if config is LIGHT:
-            wanted[2] = TRANSITION.get(form, form)
+            wanted[2] = IN_TRANSITIONS.get(form, form)
         made = convert(net, wanted, condense_classifier=True)
     images = torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
@@ -285,6 +284,20 @@ def test_the_lasso_draws_inputs_to_0_before_they_are_dropped() -> None:
     assert shares(0.1) < 0.9 * shares(0.0)
 
 
+def test_frozen_convolutions_keep_their_inputs() -> None:
+    net = CondenseNet(SMALL).requires_grad_(False)
+    condense(net, 1.0)
+    assert [conv.stage for conv in learned_convs(net)] == [0] * 4
+
+
+def test_a_lasso_without_learned_groups_is_refused() -> None:
+    recipe = Recipe(variant="", source="", epochs=1, batch_size=8, learning_rate=0.1, flip=False, group_lasso=1e-5)
+    samples = Split(torch.zeros(16, 8, 8, 3, dtype=torch.uint8).numpy(), (torch.arange(16) % 4).numpy())
+    preprocessing = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ConfigError, match="group_lasso=1e-05: this network learns no groups; set it to 0"):
+        Trainer(CondenseNet(SMALL.replace(learned=False)), recipe, samples, preprocessing, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("mode", ["layers", "all"])
 def test_it_may_be_recomputed(mode: str) -> None:
     def gradients(how: str) -> list[torch.Tensor]:
@@ -315,6 +328,10 @@ def test_it_may_be_recomputed(mode: str) -> None:
         (lambda: SMALL.replace(growth_rates=(4,)), "growth_rates=(4,): wants one entry per block, and layers has 2"),
         (lambda: SMALL.replace(reduction=2), "reduction=2: must be at least 0 (only pooling), at most 1"),
         (lambda: SMALL.replace(dropout=1.0), "dropout=1.0: must be at least 0, below 1"),
+        (lambda: SMALL.replace(forms=("sparse",) * 4), "'sparse'): choose each of grouped, folded, dense, ungrouped"),
+        (lambda: LIGHT.replace(forms=("folded",) * 5), "a transition has no 3x3 convolution; take 'grouped' or 'dense'"),
+        (lambda: SMALL.replace(learned="yes"), "learned='yes': must be True or False"),
+        (lambda: SMALL.replace(learned=False, dropout=0.1), "dropout=0.1: stands before learned convolutions"),
         (lambda: SMALL.replace(image_size=1), "image_size=1: a CondenseNet wants a whole number of at least 2 here"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The three ways to get something to predict with: load, create, import."""
+"""The ways to get something to predict with: load, create, import, put together."""
 
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,14 @@ def ensemble(*models: Classifier) -> Classifier:
     ordered = sorted(models, key=lambda one: one.costs.at_exit[-1])
     storage: Storage = "fp16" if all(one.storage == "fp16" for one in models) else "fp32"
     about: dict[str, Any] = {"ensemble": [one.identity for one in ordered]}
-    sources = [one.about.get("source") for one in models]
-    if sources[0] is not None and all(source == sources[0] for source in sources):
-        about["source"] = sources[0]  # one hold-out for all: none of them has seen it
+    sources = [one.about["source"] for one in models if "source" in one.about]
+    if any(source != sources[0] for source in sources):
+        raise ConfigError(
+            "the models of an ensemble were trained with different data or hold-outs, so that no images are held out of all; "
+            "train them with the same --data and holdout_seed"
+        )
+    if len(sources) == len(models):
+        about["source"] = sources[0]
     return Classifier(
         Ensemble.of(*(one.net for one in ordered)), first.classes, first.preprocessing, storage=storage, about=about
     )

@@ -27,6 +27,16 @@ def calibration_name(precision: Precision) -> str:
     return CALIBRATION if precision == "fp32" else f"calibration-{precision}.safetensors"
 
 
+def check_free(folder: Path) -> None:
+    """Refuse to write where a model is.
+
+    Raises:
+        ArtifactError: one is.
+    """
+    if (folder / MODEL).exists():
+        raise ArtifactError(f"{folder}: holds a model already; choose another --out")
+
+
 def save(classifier: Classifier, folder: Path) -> None:
     """Write a model folder; ``model.json``, which makes it one, comes last."""
     stored = stored_form(classifier.net.state_dict(), classifier.storage)

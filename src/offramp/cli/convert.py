@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from offramp.cli.options import Data, DataRoot, Model, WorkerCount
+from offramp.cli.options import Data, DataRoot, Model, Unseen, WorkerCount
 
 
 def run(
@@ -21,31 +21,31 @@ def run(
     data: Data = None,
     data_root: DataRoot = None,
     workers: WorkerCount = None,
+    unseen: Unseen = False,
 ) -> None:
     """Turn a trained CondenseNet into one that computes only what its training has left.
 
     Each layer takes the form that is the fastest here: gathered inputs and grouped convolutions, the same with the shuffle
     folded into the next weights, or convolutions with zeros. Answers stay the same up to rounding. With
     --condense-classifier they do not: accuracy on held-out images is shown before, after, and after the fine-tune. The model
-    has to be calibrated anew (offramp calibrate DIR); where its data set is at hand, this is done at once.
+    has to be calibrated anew (offramp calibrate DIR); with --data or --condense-classifier this is done at once.
     """
     from offramp.classifier.converting import convert
     from offramp.classifier.entry import find
-    from offramp.classifier.folder import MODEL, read
-    from offramp.cli.opening import DataOptions, open_data
+    from offramp.classifier.folder import check_free, read
+    from offramp.cli.opening import DataOptions, check_holdout, open_data, warn_of_few
     from offramp.cli.show import counting, say, waiting
-    from offramp.errors import ConfigError
     from offramp.train.halving import fine_tune
 
-    if (out / MODEL).exists():
-        raise ConfigError(f"--out {out}: holds a model already; name another folder, or remove it first")
+    check_free(out)
     classifier = read(find(model))
     wanted = condense_classifier or data is not None
     source = open_data(classifier, data, DataOptions(data_root, workers)) if wanted else None
-    with waiting("measuring which form of each layer is the fastest here"):
-        made = convert(classifier, condense_classifier=condense_classifier)
     if source is not None:
         classifier.check_source(source)
+        check_holdout(classifier, source, unseen)
+    with waiting("measuring which form of each layer is the fastest here"):
+        made = convert(classifier, condense_classifier=condense_classifier)
     if source is not None and condense_classifier:
         held_out = len(source.calibrate_indices)
         with counting("before: looking at held-out images", held_out) as done:
@@ -64,6 +64,8 @@ def run(
     elif source is not None:
         with counting("calibrating", len(source.calibrate_indices)) as done:
             made.calibrate(source, done)
+    if made.calibration is not None:
+        warn_of_few(made.calibration)
     made.save(out)
     forms = ", ".join(f"{count} {form}" for form, count in made.about["converted"]["forms"].items())
     ours, theirs = (sum(weight.numel() for weight in one.net.parameters()) for one in (made, classifier))

@@ -18,12 +18,10 @@ def run(
     budgets.
     """
     from offramp.classifier.entry import ensemble, find
-    from offramp.classifier.folder import MODEL, read
+    from offramp.classifier.folder import check_free, read
     from offramp.cli.show import say
-    from offramp.errors import ConfigError
 
-    if (out / MODEL).exists():
-        raise ConfigError(f"--out {out}: holds a model already; name another folder, or remove it first")
+    check_free(out)
     made = ensemble(*(read(find(model), calibrated=False) for model in models))
     made.save(out)
     costs = ", ".join(made.costs.format(cost) for cost in made.costs.at_exit)

@@ -41,12 +41,10 @@ def run(
     the file says what its images went through.
     """
     from offramp.classifier.entry import import_checkpoint
-    from offramp.classifier.folder import MODEL, save
+    from offramp.classifier.folder import check_free, save
     from offramp.cli.show import remark, say
-    from offramp.errors import ArtifactError
 
-    if (out / MODEL).exists():
-        raise ArtifactError(f"{out}: holds a model already; choose another --out")
+    check_free(out)
     how = _preprocessing(data, mean, std, size, classes)
     classifier = import_checkpoint(
         file, **how, spacing=spacing.value if spacing else None, groups=groups, condense_factor=condense_factor

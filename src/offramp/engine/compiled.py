@@ -148,7 +148,7 @@ class CompiledRuntime:
 
 def _channels_last(part: Tensor) -> Tensor:
     """As the code expects it and does not check; itself where it is so already, as almost always."""
-    return part.contiguous(memory_format=torch.channels_last)
+    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part.contiguous()
 
 
 @torch.inference_mode(False)  # whoever predicts is in it, and the exporter does not bear tensors made there

@@ -86,7 +86,10 @@ def _observe(plain: "ModelProto", batches: Iterable[NDArray[np.float32]]) -> _Se
     import onnx
     import onnxruntime
 
-    names = list(dict.fromkeys(name for node in plain.graph.node if node.op_type in _OPERATORS for name in node.output))
+    constants = {constant.name for constant in plain.graph.initializer} | {graph.IMAGES, ""}
+    nodes = [node for node in plain.graph.node if node.op_type in _OPERATORS]
+    touched = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
+    names = [name for name in touched if name not in constants]
     probe = onnx.ModelProto()
     probe.CopyFrom(plain)
     del probe.graph.output[:]

@@ -45,10 +45,10 @@ class SmallConv(nn.Module):
 
 
 def with_small_convs(module: nn.Module) -> nn.Module:
-    """A copy in which every :class:`ConvReLU` is a :class:`SmallConv`."""
+    """A copy in which every :class:`ConvReLU` without groups is a :class:`SmallConv`."""
     changed = copy.deepcopy(module)
     for parent in list(changed.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, ConvReLU):
+            if isinstance(child, ConvReLU) and child.groups == 1:
                 setattr(parent, name, SmallConv(child))
     return changed

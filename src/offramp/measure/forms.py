@@ -1,5 +1,6 @@
 """Which form of each learned convolution is the fastest here."""
 
+import copy
 import time
 from collections.abc import Callable
 from statistics import median
@@ -25,7 +26,7 @@ def forms_of(net: CondenseNet, form: Form) -> tuple[Form, ...]:
 
 @torch.inference_mode()
 def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_counter) -> tuple[Form, ...]:
-    """The form of each learned convolution in which its layer takes the least time for one image, run eagerly here.
+    """The form of each learned convolution in which its layer takes the least time for one image, run eagerly on the CPU.
 
     Args:
         net: trained.
@@ -34,10 +35,11 @@ def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_count
     Raises:
         ConfigError: the network has no learned convolutions, or they have not dropped their last portion.
     """
+    net = copy.deepcopy(net).cpu()
     candidates = [forms_of(net, form) for form in cast(tuple[Form, ...], get_args(Form))]
     made = [_ready(convert(net, forms)) for forms in candidates]
     side = net.config.image_size
-    image = torch.zeros(1, net.config.image_channels, side, side, device=next(net.parameters()).device)
+    image = torch.zeros(1, net.config.image_channels, side, side)
     laps: list[list[list[float]]] = [[] for _ in candidates]
     for _ in range(3 + REPEATS):  # a slow moment meets all forms alike
         for one, stage in zip(laps, made, strict=True):

@@ -30,6 +30,9 @@ class NetConfig(Protocol):
     @property
     def image_size(self) -> int: ...
 
+    @property
+    def smallest_image(self) -> int: ...
+
     def build(self) -> "MultiExitNet":
         """The network with freshly initialised weights."""
         ...

@@ -3,6 +3,7 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from offramp.errors import ConfigError
@@ -30,6 +31,11 @@ class Config(ABC):
     def num_exits(self) -> int:
         """K."""
         return 1
+
+    @property
+    @abstractmethod
+    def smallest_image(self) -> int:
+        """Shortest side in pixels that the network takes."""
 
     @abstractmethod
     def build(self) -> MultiExitNet:
@@ -91,6 +97,32 @@ class Config(ABC):
         if not isinstance(counts, tuple) or not counts:
             raise ConfigError(f"{field}={counts!r}: give a tuple with one whole number per {per}")
         self.check_at_least(1, field)
+
+    def check_exits(self, field: str, most: int, what: str) -> None:
+        """Refuse places of exits that are none.
+
+        Raises:
+            ConfigError: naming field, value and rule.
+        """
+        places = getattr(self, field)
+        if (
+            not isinstance(places, tuple)
+            or any(type(place) is not int for place in places)
+            or any(before >= after for before, after in pairwise((0, *places, most)))
+        ):
+            raise ConfigError(
+                f"{field}={places!r}: give rising {what} from 1 to {most - 1}; the last exit needs no entry"
+            )
+
+    def check_per(self, field: str, of: str, per: str) -> None:
+        """Refuse a tuple of another length than another's.
+
+        Raises:
+            ConfigError: naming both.
+        """
+        ours, theirs = getattr(self, field), getattr(self, of)
+        if len(ours) != len(theirs):
+            raise ConfigError(f"{field}={ours}: wants one entry per {per}, and {of} has {len(theirs)}")
 
     def check_holds(self, field: str, holds: bool, rule: str) -> None:
         """Refuse a value that breaks a rule.

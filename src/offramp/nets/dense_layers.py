@@ -10,16 +10,20 @@ from offramp.nets.pruning import unmasked
 from offramp.nets.recompute import Recompute
 
 
-class NormReLU(nn.BatchNorm2d):
+class NormReLU(nn.Module):
     """Batch norm, then ReLU; overwrites nothing it was given."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """The same shape."""
-        return F.relu_(super().forward(features))
+        return F.relu_(self.norm(features))
 
     def folded(self) -> nn.Module:
         """As a scale, where nothing has taken it in."""
-        return ScaleReLU(self)
+        return ScaleReLU(self.norm)
 
 
 class DenseLayer(nn.Module):
@@ -33,6 +37,7 @@ class DenseLayer(nn.Module):
     """
 
     recompute: Recompute = "none"
+    dense = True
 
     def __init__(
         self, bottleneck: nn.Conv2d | None, conv: nn.Conv2d, *, before: float = 0.0, after: float = 0.0
@@ -70,8 +75,8 @@ class DenseLayer(nn.Module):
     def folded(self) -> nn.Module:
         """With the second norm in the bottleneck."""
         if self.bottleneck is None:
-            return FoldedLayer(ScaleReLU(self.norm2), self.conv)
-        return FoldedLayer(ScaleReLU(self.norm1), fold_pair(unmasked(self.bottleneck), self.norm2), self.conv)
+            return FoldedLayer(self.norm2.folded(), self.conv)
+        return FoldedLayer(self.norm1.folded(), fold_pair(unmasked(self.bottleneck), self.norm2.norm), self.conv)
 
 
 class FoldedLayer(nn.Sequential):
@@ -110,7 +115,7 @@ class Transition(nn.Module):
 
     def folded(self) -> nn.Module:
         """With the pooling before the convolution, where it is the same and leaves a quarter of the work."""
-        return FoldedTransition(ScaleReLU(self.norm), nn.AvgPool2d(2), unmasked(self.conv))
+        return FoldedTransition(self.norm.folded(), nn.AvgPool2d(2), unmasked(self.conv))
 
 
 class FoldedTransition(nn.Sequential):
@@ -141,7 +146,7 @@ class PooledExit(nn.Module):
 
     def folded(self) -> nn.Module:
         """With the norm as a scale."""
-        return FoldedExit(ScaleReLU(self.norm), SpatialMean(), self.linear)
+        return FoldedExit(self.norm.folded(), SpatialMean(), self.linear)
 
 
 class FoldedExit(nn.Sequential):

@@ -41,10 +41,12 @@ class Exit(nn.Module):
 
 def draws(net: nn.Module) -> bool:
     """Whether training draws random numbers inside the network."""
-    return any(
-        (isinstance(module, nn.Dropout) and module.p > 0) or getattr(module, "survival", 1.0) < 1
-        for module in net.modules()
-    )
+    return skips_blocks(net) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in net.modules())
+
+
+def skips_blocks(net: nn.Module) -> bool:
+    """Whether a step of training runs some parts only by chance."""
+    return any(getattr(module, "survival", 1.0) < 1 for module in net.modules())
 
 
 @torch.no_grad()

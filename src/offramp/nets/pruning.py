@@ -106,14 +106,18 @@ def condense(net: nn.Module, progress: float, since: float | None = None) -> Non
         net: any network.
         progress: share of the training that is done.
         since: the share up to which this has been done before, if that is known: nothing is looked at in between.
+
+    Convolutions that do not learn keep their inputs.
     """
     for conv in learned_convs(net):
+        if not conv.weight.requires_grad:
+            continue
         stage = stage_at(progress, conv.condense_factor)
         if since is None or stage != stage_at(since, conv.condense_factor):
             conv.condense(stage)
 
 
 def group_lasso(net: nn.Module, progress: float) -> Tensor:
-    """The sum of :meth:`LearnedGroupConv.lasso` over those that have portions to drop after this share of a training."""
+    """The sum of :meth:`LearnedGroupConv.lasso` over those that are to drop portions after this share of a training."""
     due = (conv for conv in learned_convs(net) if stage_at(progress, conv.condense_factor) < conv.condense_factor - 1)
     return sum((conv.lasso() for conv in due), torch.zeros(()))

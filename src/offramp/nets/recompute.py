@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from offramp.errors import ConfigError
@@ -25,6 +26,7 @@ class Recomputing(Protocol):
     """A module that can keep less."""
 
     recompute: Recompute
+    """Layers that are ``dense`` keep less than others could; without any there is nothing to gain."""
 
 
 def set_recompute(net: nn.Module, recompute: str) -> None:
@@ -36,7 +38,7 @@ def set_recompute(net: nn.Module, recompute: str) -> None:
     if recompute not in get_args(Recompute):
         raise ConfigError(f"recompute={recompute}: choose one of {', '.join(get_args(Recompute))}")
     able = [module for module in net.modules() if isinstance(module, Recomputing)]
-    if not able and recompute != "none":
+    if not any(getattr(module, "dense", False) for module in able) and recompute != "none":
         raise ConfigError(f"recompute={recompute}: {type(net).__name__} has no dense layers; leave it at none")
     for module in able:
         module.recompute = recompute  # type: ignore[assignment]
@@ -70,7 +72,7 @@ def run(function: Callable[..., Tensor], owner: nn.Module, again: bool, *feature
 @contextmanager
 def _statistics_kept(owner: nn.Module) -> Iterator[None]:
     """Let the norms update copies of their statistics, which are dropped."""
-    norms = [module for module in owner.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in owner.modules() if isinstance(module, _BatchNorm)]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
         norm._buffers.update({name: None if b is None else b.clone() for name, b in norm._buffers.items()})

@@ -64,7 +64,8 @@ def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) ->
     """
     answers = {name for name, _ in _answers(net)}
     own, given = net.state_dict(), initial.state_dict()
-    anew = [] if keep_answers else sorted(name for name in own if name.rpartition(".")[0] in answers)
+    learnt = {name for name, _ in net.named_parameters()}  # which inputs a condensed classifier reads is not
+    anew = [] if keep_answers else sorted(name for name in learnt if name.rpartition(".")[0] in answers)
     wrong = [name for name in own if name not in anew and (name not in given or own[name].shape != given[name].shape)]
     if wrong or own.keys() != given.keys():
         raise ConfigError(

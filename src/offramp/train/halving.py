@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offramp.classifier import Classifier
+from offramp.classifier.identity import stored_form
 from offramp.data.source import Samples
 from offramp.errors import ConfigError
 from offramp.nets.chain import ChainStage, joined
@@ -22,9 +23,11 @@ _AT_ONCE = 128
 def fine_tune(classifier: Classifier, samples: Samples, report: Callable[[int], None] | None = None) -> None:
     """Train the condensed last layer alone, in place, on images that are run through the network once.
 
+    What is trained ends in the form in which the model is stored, so that whatever is measured of it holds.
+
     Args:
         classifier: converted, its classifier condensed.
-        samples: training images; of more than 50,000 the first ones.
+        samples: training images; of more than 50,000 some drawn at random.
         report: told how many images are done.
 
     Raises:
@@ -33,20 +36,25 @@ def fine_tune(classifier: Classifier, samples: Samples, report: Callable[[int], 
     linear = _linear(classifier)
     if linear is None:
         raise ConfigError("the last layer of this network has not been condensed; there is nothing to fine-tune")
-    some = samples.take(torch.arange(min(MOST, len(samples))).numpy())
-    features, labels = _read(classifier, some, report)[:, linear.index], torch.from_numpy(some.labels)
-    weights = [linear.weight, linear.bias]
+    dice = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(samples), generator=dice)[:MOST].sort().values
+    some = samples.take(rows.numpy())
+    features, labels = _read(classifier, some, report)[:, linear.index.cpu()], torch.from_numpy(some.labels)
+    weights = [weight.detach().cpu().clone().requires_grad_() for weight in (linear.weight, linear.bias)]
     optimizer = torch.optim.SGD(weights, RATE, 0.9, weight_decay=1e-4, nesterov=True)
-    order = torch.Generator().manual_seed(0)
     steps = EPOCHS * -(-len(features) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(EPOCHS):
-        for rows in torch.split(torch.randperm(len(features), generator=order), BATCH):
-            loss = F.cross_entropy(F.linear(features[rows], linear.weight, linear.bias), labels[rows])
+        for rows in torch.split(torch.randperm(len(features), generator=dice), BATCH):
+            loss = F.cross_entropy(F.linear(features[rows], *weights), labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+    with torch.no_grad():
+        linear.weight.copy_(weights[0])
+        linear.bias.copy_(weights[1])
+    classifier.net.load_state_dict(stored_form(classifier.net.state_dict(), classifier.storage))
 
 
 def _linear(classifier: Classifier) -> HalfLinear | None:

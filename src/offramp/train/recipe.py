@@ -160,6 +160,10 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
+}
+"""Values of the fields that have one."""
 _AT_LEAST = {
     "epochs": 1, "batch_size": 2, "crop_pad": 0, "cutout": 0, "image_size": 0, "accumulate": 1, "seed": 0, "holdout_seed": 0,
 }  # fmt: skip

@@ -14,14 +14,14 @@ from offramp.data.workers import Workers
 from offramp.errors import ArtifactError, ConfigError
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
-from offramp.nets.layers import draws
-from offramp.nets.pruning import condense, group_lasso
+from offramp.nets.layers import draws, skips_blocks
+from offramp.nets.pruning import condense, group_lasso, learned_convs
 from offramp.train.average import Average
 from offramp.train.feed import Batch, open_feed
 from offramp.train.groups import frozen_modules, parameter_groups, train_mode
 from offramp.train.loss import exit_weights
 from offramp.train.prepare import prepare
-from offramp.train.recipe import Recipe
+from offramp.train.recipe import DEFAULTS, Recipe
 from offramp.train.schedule import learning_rate
 from offramp.train.step import Step
 
@@ -63,6 +63,7 @@ class Trainer:
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov, fused=True,
         )  # fmt: skip
         self.average = Average(self.net, recipe.ema_decay) if recipe.ema_decay else None
+        _check_network(recipe, net)
         weights = exit_weights(recipe, costs).to(device)
         self._do = Step(self.net, self.optimizer, weights, recipe, *((self._lasso,) if recipe.group_lasso else ()))
         self._draws = draws(net)
@@ -155,7 +156,8 @@ class Trainer:
             ArtifactError: it belongs to another recipe.
         """
         ours = self.recipe.to_json()
-        theirs: dict[str, Any] = state["recipe"]
+        # A field that a checkpoint of an earlier release lacks had no other value than its default then.
+        theirs: dict[str, Any] = DEFAULTS | state["recipe"]
         other = [f"{name}={theirs.get(name)}, not {value}" for name, value in ours.items() if theirs.get(name) != value]
         if other:
             raise ArtifactError(f"the checkpoint was made with {'; '.join(other)}: resume with the same settings")
@@ -171,6 +173,15 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.step, self.seconds, self.untold = state["step"], state["seconds"], state["untold"]
         self._batches = None
+
+
+def _check_network(recipe: Recipe, net: nn.Module) -> None:
+    if recipe.group_lasso and not learned_convs(net):
+        raise ConfigError(f"group_lasso={recipe.group_lasso}: this network learns no groups; set it to 0")
+    if recipe.compile and skips_blocks(net):
+        raise ConfigError(
+            "compile=true: this network skips blocks by chance, for which there is no code; set it to false"
+        )
 
 
 def _check_batches(recipe: Recipe, count: int) -> None:

@@ -2,7 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from itertools import accumulate
+from typing import ClassVar, Literal, get_args
 
 from offramp.errors import ConfigError
 from offramp.nets.base import MultiExitNet
@@ -50,20 +51,32 @@ class CondenseNetConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for field in ("learned", "condensed_classifier"):
+            self.check_holds(field, isinstance(getattr(self, field), bool), "True or False")
         self.check_at_least(1, "bottleneck_factor", "groups", "condense_factor", "groups_3x3", "stem_stride")
         self.check_counts("layers", "block")
         self.check_counts("growth_rates", "block")
-        if len(self.growth_rates) != len(self.layers):
-            raise ConfigError(
-                f"growth_rates={self.growth_rates}: wants one entry per block, and layers has {len(self.layers)}"
-            )
+        self.check_per("growth_rates", "layers", "block")
         self.check_holds("reduction", 0 <= self.reduction <= 1, "at least 0 (only pooling), at most 1")
         self.check_holds("dropout", 0 <= self.dropout < 1, "at least 0, below 1")
+        if self.dropout and (self.forms or not self.learned):
+            raise ConfigError(
+                f"dropout={self.dropout}: stands before learned convolutions, and here are none; set it to 0"
+            )
         self._check_groups()
-        wanted = self.num_learned
-        if self.forms and len(self.forms) != wanted:
-            raise ConfigError(f"forms: {len(self.forms)} of them for {wanted} learned convolutions")
+        self._check_forms()
         self.check_at_least(self.smallest_image, "image_size")
+
+    def _check_forms(self) -> None:
+        if not isinstance(self.forms, tuple) or any(form not in get_args(Form) for form in self.forms):
+            raise ConfigError(f"forms={self.forms!r}: choose each of {', '.join(get_args(Form))}")
+        if self.forms and len(self.forms) != self.num_learned:
+            raise ConfigError(f"forms: {len(self.forms)} of them for {self.num_learned} learned convolutions")
+        for place in self.transition_places if self.forms else ():
+            if self.forms[place] in ("folded", "ungrouped"):
+                raise ConfigError(
+                    f"form '{self.forms[place]}': a transition has no 3x3 convolution; take 'grouped' or 'dense'"
+                )
 
     def _check_groups(self) -> None:
         for rate in self.growth_rates:
@@ -106,6 +119,12 @@ class CondenseNetConfig(Config):
             last = block == len(self.layers) - 1
             found += [start + layer * rate for layer in range(layers + (1 if self.reduction and not last else 0))]
         return tuple(found)
+
+    @property
+    def transition_places(self) -> tuple[int, ...]:
+        """Which of the 1x1 convolutions are those of transitions."""
+        ends = accumulate(layers + 1 for layers in self.layers[:-1])
+        return tuple(end - 1 for end in ends) if self.reduction else ()
 
     @property
     def num_learned(self) -> int:

@@ -10,7 +10,7 @@ from offramp.nets.chain import ChainStage
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.condensenet.net import CondenseNet, GatheredLayer, GatheredTransition, HalfLinear, reordered
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
-from offramp.nets.pruning import LearnedGroupConv
+from offramp.nets.pruning import LearnedGroupConv, learned_convs
 
 
 @torch.no_grad()
@@ -27,8 +27,8 @@ def convert(net: CondenseNet, forms: Sequence[Form], *, condense_classifier: boo
         ConfigError: the network has no learned convolutions, or they have not dropped their last portion; or a form for
             which there is no place.
     """
-    _check(net, forms)
-    config = net.config.replace(forms=tuple(forms), condensed_classifier=condense_classifier)
+    _check(net)
+    config = net.config.replace(forms=tuple(forms), condensed_classifier=condense_classifier, dropout=0.0)
     first = next(net.parameters())
     made = CondenseNet(config).to(first.device, first.dtype).train(net.training)
     (ours,), (theirs,) = made.stages, net.stages
@@ -40,7 +40,7 @@ def convert(net: CondenseNet, forms: Sequence[Form], *, condense_classifier: boo
             fill_layer(new, old)
         elif isinstance(new, Transition):
             assert isinstance(old, Transition)
-            _fill_conv(new, new.conv, new.norm, old.conv, old.norm)
+            _fill_conv(new, new.conv, new.norm.norm, old.conv, old.norm.norm)
         else:
             new.load_state_dict(old.state_dict())
     assert isinstance(ours.exit, PooledExit)
@@ -49,28 +49,23 @@ def convert(net: CondenseNet, forms: Sequence[Form], *, condense_classifier: boo
     return made
 
 
-def _check(net: CondenseNet, forms: Sequence[Form]) -> None:
+def _check(net: CondenseNet) -> None:
     config: CondenseNetConfig = net.config
     if config.forms or not config.learned:
         raise ConfigError("this CondenseNet has no learned convolutions to convert")
-    convs = [module for module in net.modules() if isinstance(module, LearnedGroupConv)]
-    if any(conv.stage < config.condense_factor - 1 for conv in convs):
+    if any(conv.stage < config.condense_factor - 1 for conv in learned_convs(net)):
         raise ConfigError(
             "not all learned convolutions have dropped their last portion; train the network to its end, then convert it"
         )
-    places = [module for module in net.modules() if isinstance(module, DenseLayer | Transition)]
-    for place, form in zip(places, forms, strict=False):
-        if isinstance(place, Transition) and form in ("folded", "ungrouped"):
-            raise ConfigError(f"form '{form}': a transition has no 3x3 convolution; take 'grouped' or 'dense'")
 
 
 def fill_layer(new: DenseLayer, old: DenseLayer) -> None:
     """Give a layer of another form the values of one that has learned its groups."""
     assert new.bottleneck is not None
     assert old.bottleneck is not None
-    _fill_conv(new, new.bottleneck, new.norm1, old.bottleneck, old.norm1)
+    _fill_conv(new, new.bottleneck, new.norm1.norm, old.bottleneck, old.norm1.norm)
     if isinstance(new, GatheredLayer) and not new.shuffles:
-        new.norm2.load_state_dict(reordered(old.norm2, new.order).state_dict())
+        new.norm2.norm.load_state_dict(reordered(old.norm2.norm, new.order).state_dict())
         new.conv.weight.copy_(_ungrouped(old.conv)[:, new.order])
     else:
         new.norm2.load_state_dict(old.norm2.state_dict())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
-from offramp.nets.folding import ConvReLU, ScaleReLU, fold_pair
+from offramp.nets.folding import ConvReLU, fold_pair
 from offramp.nets.layers import he_fan_out_
 from offramp.nets.pruning import LearnedGroupConv
 
@@ -56,8 +56,8 @@ class FoldedGatheredLayer(nn.Module):
         super().__init__()
         assert layer.bottleneck is not None
         self.register_buffer("index", layer.index)
-        self.scale, self.conv, self.shuffles = ScaleReLU(layer.norm1), layer.conv, layer.shuffles
-        norm = reordered(layer.norm2, layer.order) if layer.shuffles else layer.norm2
+        self.scale, self.conv, self.shuffles = layer.norm1.folded(), layer.conv, layer.shuffles
+        norm = reordered(layer.norm2.norm, layer.order) if layer.shuffles else layer.norm2.norm
         self.bottleneck = GroupedProduct(fold_pair(layer.bottleneck, norm))
 
     def forward(self, features: Features) -> Features:
@@ -113,7 +113,7 @@ class FoldedGatheredTransition(nn.Module):
     def __init__(self, transition: GatheredTransition) -> None:
         super().__init__()
         self.register_buffer("index", transition.index)
-        self.scale, self.conv = ScaleReLU(transition.norm), transition.conv
+        self.scale, self.conv = transition.norm.folded(), transition.conv
 
     def forward(self, features: Features) -> Features:
         """One map of half the size."""

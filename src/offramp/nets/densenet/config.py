@@ -1,7 +1,6 @@
 """The frozen description of a DenseNet and the rules it must keep."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar, Literal, get_args
 
 from offramp.errors import ConfigError
@@ -42,20 +41,12 @@ class DenseNetConfig(Config):
         self.check_choice("stem", get_args(Stem))
         self.check_counts("layers", "block")
         self.check_counts("growth_rates", "block")
-        if len(self.growth_rates) != len(self.layers):
-            raise ConfigError(
-                f"growth_rates={self.growth_rates}: wants one entry per block, and layers has {len(self.layers)}"
-            )
+        self.check_per("growth_rates", "layers", "block")
         self.check_holds("reduction", 0 < self.reduction <= 1, "above 0, at most 1")
         self.check_holds("dropout", 0 <= self.dropout < 1, "at least 0, below 1")
         if 0 in self.transition_channels:
             raise ConfigError(f"reduction={self.reduction}: leaves no channel of {self.channels}; raise it or channels")
-        places = (0, *self.exit_layers, sum(self.layers))
-        if not isinstance(self.exit_layers, tuple) or any(before >= after for before, after in pairwise(places)):
-            raise ConfigError(
-                f"exit_layers={self.exit_layers}: give rising layers from 1 to {sum(self.layers) - 1}; "
-                "the last exit needs no entry"
-            )
+        self.check_exits("exit_layers", sum(self.layers), "layers")
         self.check_at_least(self.smallest_image, "image_size")
 
     @property

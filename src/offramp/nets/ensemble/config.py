@@ -57,6 +57,17 @@ class EnsembleConfig(Config):
         """K, one for each member."""
         return len(self.members)
 
+    @property
+    def smallest_image(self) -> int:
+        """Shortest side in pixels that all members take."""
+        return max(member.smallest_image for member in self.members)
+
+    def build_plain(self) -> MultiExitNet:
+        """Of the members as public code evaluates them."""
+        from offramp.nets.ensemble.net import Ensemble
+
+        return Ensemble(self, [member.build_plain() for member in self.members])
+
     def build(self) -> MultiExitNet:
         """The ensemble with freshly initialised members."""
         from offramp.nets.ensemble.net import Ensemble

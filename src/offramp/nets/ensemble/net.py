@@ -10,7 +10,7 @@ from offramp.nets.ensemble.config import EnsembleConfig
 from offramp.shapes import State
 
 _LEAST = 1e-30
-"""Of a probability whose logarithm is taken: what float32 can still tell from 0."""
+"""Of a probability whose logarithm is taken, so that it stays finite."""
 
 
 class Member(nn.Module):
@@ -70,7 +70,7 @@ class Ensemble(MultiExitNet):
 
     def start(self, images: Tensor) -> State:
         """State before stage 0: normalised images (N, C, H, W), and nothing summed up yet."""
-        check_images(images, self.config.image_channels, 1)
+        check_images(images, self.config.image_channels, self.config.smallest_image)
         return images, None
 
     def direct(self, k: int, images: Tensor) -> Tensor:

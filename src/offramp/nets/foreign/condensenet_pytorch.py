@@ -71,7 +71,8 @@ def write(net: MultiExitNet, path: Path) -> None:
         state[key] = state[key].float()
         state[f"{owner}_stage"] = torch.tensor([stage])
         state[f"{owner}_count"] = torch.tensor([stage * (conv.in_channels // conv.condense_factor)])
-    model = "condensenet" if not config.forms else "condensenet_converted"
+    unconverted = "condensenet" if not config.reduction else "densenet_LGC" if config.learned else "densenet"
+    model = "condensenet_converted" if config.forms else unconverted
     write_state_dict({f"module.{key}": value for key, value in state.items()}, path, model=model)
 
 
@@ -79,14 +80,30 @@ def _read(path: Path, found: dict[str, Tensor], hints: Hints) -> Imported[Conden
     hints.only(SOURCE, "groups", "condense_factor")
     weights = {key: value for key, value in found.items() if not key.endswith(_COUNTERS)}
     try:
+        _check_axes(found)
         config = _config(shapes_of(weights), _groups(found, hints), hints.image_size)
         net = built_empty(config)
         assert isinstance(net, CondenseNet)
         net = filled(net, _keys(net), weights, "CondenseNet", SOURCE)
+        _check_indices(net)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from None
     place = "ImageNet" if config.stem_stride == 2 else "CIFAR"
     return Imported(net, (f"strides are not stored; {len(config.layers)} blocks are taken for {place}",))
+
+
+def _check_indices(net: CondenseNet) -> None:
+    """Refuse places that are none: they would be read beyond the end of a map."""
+    reads = iter(net.config.read_channels)
+    (stage,) = net.stages
+    assert isinstance(stage, ChainStage)
+    for part in stage.parts:
+        if isinstance(part, DenseLayer | Transition):
+            channels, index = next(reads), getattr(part, "index", torch.zeros(1))
+            if not 0 <= int(index.min()) <= int(index.max()) < channels:
+                raise ArtifactError(
+                    f"an index of its layers points beyond {channels} channels; the file is damaged, get it anew"
+                )
 
 
 READERS = {"condensenet-pytorch": Reader(SOURCE, lambda shapes: _STEM in shapes, _read)}
@@ -95,8 +112,8 @@ READERS = {"condensenet-pytorch": Reader(SOURCE, lambda shapes: _STEM in shapes,
 def _config(shapes: Shapes, groups: tuple[int, int], image_size: int | None) -> CondenseNetConfig:
     places = sorted((int(m[1]), int(m[2]), key) for key in shapes if (m := _LAYER.fullmatch(key)))
     stem = shapes[_STEM]
-    if not places or len(stem) != 4:
-        raise ArtifactError("has no dense layers or no stem; give a whole CondenseNet")
+    if not places:
+        raise ArtifactError("has no dense layers; give a whole CondenseNet")
     blocks = sorted({block for block, _, _ in places})
     growth_rates = tuple(shapes[next(key for one, _, key in places if one == block)][0] for block in blocks)
     middle, narrow = shapes.get(f"{_FIRST}conv.weight", (growth_rates[0],))[0], shapes[places[0][2]][1]
@@ -121,6 +138,13 @@ def _config(shapes: Shapes, groups: tuple[int, int], image_size: int | None) -> 
     return config.replace(forms=("grouped",) * config.num_learned) if converted else config
 
 
+def _check_axes(found: Mapping[str, Tensor]) -> None:
+    for key, value in found.items():
+        wanted = 4 if key.endswith(("conv.weight", "._mask")) else 1 if key.endswith(".index") else value.ndim
+        if value.ndim != wanted:
+            raise ArtifactError(f"'{key}' has {value.ndim} axes, not {wanted}; give a file of unchanged code")
+
+
 def _groups(found: Mapping[str, Tensor], hints: Hints) -> tuple[int, int]:
     """G and C, as the file shows them or the user says."""
     entry, stem = found.get(f"{_FIRST}conv.weight"), found[_STEM]
@@ -130,15 +154,7 @@ def _groups(found: Mapping[str, Tensor], hints: Hints) -> tuple[int, int]:
     if index is not None:
         shown = len(index) // entry.shape[1], len(stem) // entry.shape[1]
     elif f"{_FIRST}_mask" in found:
-        masks = {key: value.flatten(1) != 0 for key, value in found.items() if key.endswith("._mask")}
-        if all(bool(mask.all()) for mask in masks.values()):
-            if hints.groups is None or hints.condense_factor is None:
-                raise ConfigError(
-                    "nothing has been dropped in this file yet, so that it shows neither groups nor condensation factor; "
-                    "give both (groups, condense_factor)"
-                )
-            return hints.groups, hints.condense_factor
-        shown = _learnt_groups(list(masks.values())), _factor(found)
+        shown = _shown_by_masks(found, hints)
     else:
         shown = len(stem) // entry.shape[1], hints.condense_factor or 4
     if hints.groups not in (None, shown[0]) or hints.condense_factor not in (None, shown[1]):
@@ -147,6 +163,18 @@ def _groups(found: Mapping[str, Tensor], hints: Hints) -> tuple[int, int]:
             "leave them out"
         )
     return shown
+
+
+def _shown_by_masks(found: Mapping[str, Tensor], hints: Hints) -> tuple[int, int]:
+    masks = [value.flatten(1) != 0 for key, value in found.items() if key.endswith("._mask")]
+    if not all(bool(mask.all()) for mask in masks):
+        return _learnt_groups(masks), _factor(found)
+    if hints.groups is None or hints.condense_factor is None:
+        raise ConfigError(
+            "nothing has been dropped in this file yet, so that it shows neither groups nor condensation factor; "
+            "give both (groups, condense_factor)"
+        )
+    return hints.groups, hints.condense_factor
 
 
 def _learnt_groups(masks: list[Tensor]) -> int:
@@ -161,7 +189,7 @@ def _learnt_groups(masks: list[Tensor]) -> int:
 def _factor(found: Mapping[str, Tensor]) -> int:
     """C: a portion is one in C inputs, and the file tells how many portions and how many inputs are gone."""
     stage, count = (found.get(f"{_FIRST}{name}") for name in ("_stage", "_count"))
-    if stage is None or count is None or not int(stage) or not int(count):
+    if stage is None or count is None or stage.numel() != 1 or count.numel() != 1 or not int(stage) or not int(count):
         raise ArtifactError("its first learned convolution does not tell its stage; give a file of unchanged code")
     return int(found[_STEM].shape[0]) * int(stage) // int(count)
 
@@ -185,7 +213,7 @@ def _keys(net: CondenseNet) -> dict[str, str]:
     for tensor in stage.exit.state_dict():
         kind, name = tensor.split(".", 1)
         if kind == "norm":
-            keys[f"stages.0.exit.{tensor}"] = f"{_LAST}.{name}"
+            keys[f"stages.0.exit.{tensor}"] = f"{_LAST}.{name.removeprefix('norm.')}"
         else:
             inside = "linear." if net.config.condensed_classifier and name != "index" else ""
             keys[f"stages.0.exit.{tensor}"] = f"classifier.{inside}{name}"
@@ -208,7 +236,7 @@ def _places(stage: ChainStage) -> Iterator[tuple[int, str, nn.Module]]:
 def _tensor(part: nn.Module, tensor: str) -> str:
     if isinstance(part, Ordinary):
         return tensor.removeprefix("module.")
-    kind, _, name = tensor.partition(".")
+    kind, _, name = tensor.replace(".norm.", ".").partition(".")
     if isinstance(part, Transition):
         return {"norm": f"norm.{name}", "conv": f"conv.{name}", "index": "index"}[kind].replace("conv.mask", "_mask")
     owner, inside = {

@@ -46,10 +46,19 @@ def write(net: MultiExitNet, path: Path, style: Style = "efficient") -> None:
     """Write a bare state dict that the public code loads into the same network.
 
     Raises:
-        ConfigError: a network the public code cannot build: with more than one exit, or without bottlenecks.
+        ConfigError: a network that code cannot build: with more than one exit, without bottlenecks, with several growth
+            rates; for torchvision also with another stem or reduction than its own.
     """
     if not isinstance(net, DenseNet) or net.num_exits > 1 or net.config.bottleneck_factor == 0:
         raise ConfigError(f"{SOURCE}: has only DenseNets with bottlenecks and one exit; this network is another")
+    config = net.config
+    if len(set(config.growth_rates)) > 1:
+        raise ConfigError(f"growth_rates={config.growth_rates}: {SOURCE} has one growth rate for all blocks")
+    if style == "torchvision" and (config.stem == "small" or config.reduction != 0.5):
+        raise ConfigError(
+            f"stem={config.stem}, reduction={config.reduction}: torchvision's DenseNets have the large stem and halve their "
+            "channels in transitions; write it for efficient_densenet_pytorch"
+        )
     state = net.state_dict()
     write_state_dict({theirs: state[our] for our, theirs in _keys(net, LAST_NORM[style]).items()}, path)
 
@@ -74,7 +83,8 @@ READERS = {"densenet-pytorch": Reader(SOURCE, lambda shapes: _STEM in shapes, _r
 def _config(shapes: Shapes, image_size: int | None) -> DenseNetConfig:
     places = sorted((int(m[1]), int(m[2]), key) for key in shapes if (m := _LAYER.fullmatch(key)))
     stem, classifier = shapes.get(_STEM, ()), shapes.get(_CLASSIFIER, ())
-    if not places or len(stem) != 4 or len(classifier) != 2:
+    kernels = [shape for key, shape in shapes.items() if re.search(r"conv\d?\.weight$", key)]
+    if not places or len(classifier) != 2 or any(len(shape) != 4 for shape in (stem, *kernels)):
         raise ArtifactError("has no dense layers with bottlenecks, no stem or no classifier; give a whole DenseNet-BC")
     blocks = sorted({block for block, _, _ in places})
     layers = tuple(sum(block == one for block, _, _ in places) for one in blocks)
@@ -97,7 +107,8 @@ def _config(shapes: Shapes, image_size: int | None) -> DenseNetConfig:
 def _reduction(shapes: Shapes) -> float:
     """The share that gives the channels of all transitions; a half wherever that is one."""
     widths = [shape[:2] for key, shape in shapes.items() if re.fullmatch(r"features\.transition\d+\.conv\.weight", key)]
-    for share in (0.5, *(out / into for out, into in widths)):
+    # Channels are rounded down: a share a little above the exact one gives them too.
+    for share in (0.5, 1.0, *((out + extra) / into for out, into in widths for extra in (0, 0.25, 0.5, 0.75))):
         if all(int(share * into) == out for out, into in widths):
             return share
     raise ArtifactError("the transitions keep different shares of their channels; give a file of unchanged code")
@@ -113,7 +124,9 @@ def _keys(net: DenseNet, last_norm: str) -> dict[str, str]:
             keys[f"stages.0.parts.{place}.{tensor}"] = f"{prefix}.{_tensor(part, tensor)}"
     for tensor in stage.exit.state_dict():
         kind, name = tensor.split(".", 1)
-        keys[f"stages.0.exit.{tensor}"] = f"{last_norm}.{name}" if kind == "norm" else f"classifier.{name}"
+        keys[f"stages.0.exit.{tensor}"] = (
+            f"{last_norm}.{name.removeprefix('norm.')}" if kind == "norm" else f"classifier.{name}"
+        )
     return keys
 
 
@@ -135,5 +148,10 @@ def _tensor(part: torch.nn.Module, tensor: str) -> str:
         names: Mapping[str, str] = {"module.weight": "conv0.weight", "module.0.0.weight": "conv0.weight"}
         return names.get(tensor) or f"norm0.{tensor.rpartition('.')[2]}"
     if isinstance(part, DenseLayer):
-        return {"bottleneck.weight": "conv1.weight", "conv.weight": "conv2.weight"}.get(tensor, tensor)
-    return tensor
+        return {"bottleneck.weight": "conv1.weight", "conv.weight": "conv2.weight"}.get(tensor, _bare(tensor))
+    return _bare(tensor)
+
+
+def _bare(tensor: str) -> str:
+    """Our norms stand inside what also activates."""
+    return tensor.replace(".norm.", ".")

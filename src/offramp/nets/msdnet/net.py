@@ -42,6 +42,7 @@ class Cell(nn.Module):
     """A cell of an ordinary layer: its input, then the finer scale's path, then its own, concatenated."""
 
     recompute: Recompute = "none"
+    dense = True
 
     def __init__(self, cell: CellPlan, config: MSDNetConfig) -> None:
         super().__init__()

@@ -47,21 +47,13 @@ class ResNetConfig(Config):
         self.check_choice("stem", get_args(Stem))
         self.check_counts("blocks", "resolution")
         self.check_counts("widths", "resolution")
-        if len(self.widths) != len(self.blocks):
-            raise ConfigError(
-                f"widths={self.widths}: wants one entry per resolution, and blocks has {len(self.blocks)}"
-            )
+        self.check_per("widths", "blocks", "resolution")
         self.check_holds("preactivation", isinstance(self.preactivation, bool), "True or False")
         self.check_holds("dropout", 0 <= self.dropout < 1, "at least 0, below 1")
         self.check_holds("stochastic_depth", 0 <= self.stochastic_depth < 1, "at least 0, below 1")
         if self.shortcut == "pad" and any(b < a for a, b in pairwise((self.channels, *self.widths))):
             raise ConfigError("shortcut=pad: adds channels, and these widths take some away; use project")
-        places = (0, *self.exit_blocks, sum(self.blocks))
-        if not isinstance(self.exit_blocks, tuple) or any(before >= after for before, after in pairwise(places)):
-            raise ConfigError(
-                f"exit_blocks={self.exit_blocks}: give rising blocks from 1 to {sum(self.blocks) - 1}; "
-                "the last exit needs no entry"
-            )
+        self.check_exits("exit_blocks", sum(self.blocks), "blocks")
         self.check_at_least(self.smallest_image, "image_size")
 
     @property

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.dense_layers import NormReLU, PooledExit
-from offramp.nets.folding import ScaleReLU, SpatialMean, fold, fold_conv, fold_pair
+from offramp.nets.folding import SpatialMean, fold, fold_conv, fold_pair
 from offramp.nets.layers import ConvNormReLU, he_fan_out_
 from offramp.nets.resnet.config import ResNetConfig
 
@@ -47,7 +47,7 @@ class Plain(nn.Sequential):
     """Convolutions, each followed by norm and ReLU but for the last, which has only the norm."""
 
     def folded(self) -> nn.Module:
-        """Without norms; what was folded before stays."""
+        """Without norms."""
         *first, conv, norm = self
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
@@ -65,9 +65,9 @@ class Preactivated(nn.Sequential):
             if not isinstance(layer, NormReLU):
                 made += [] if isinstance(layer, nn.Dropout) else [layer]
             elif made and isinstance(made[-1], nn.Conv2d):
-                made[-1] = fold_pair(made[-1], layer)
+                made[-1] = fold_pair(made[-1], layer.norm)
             else:
-                made.append(ScaleReLU(layer))
+                made.append(layer.folded())
         return nn.Sequential(*made)
 
 
