@@ -18,7 +18,7 @@ from offramp.classifier.folder import INT8
 from offramp.classifier.quantised import quantise_with
 from offramp.data.preprocess import Preprocessing
 from offramp.errors import OfframpError
-from offramp.nets.base import MultiExitNet
+from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.nets.msdnet import VARIANTS, MSDNetConfig
 from offramp.runtimes import DirectRuntime
 
@@ -41,7 +41,7 @@ class Opened:
         threads: that compute one call.
     """
 
-    def __init__(self, config: MSDNetConfig, names: Iterable[str], precisions: Iterable[str], threads: int = 1) -> None:
+    def __init__(self, config: NetConfig, names: Iterable[str], precisions: Iterable[str], threads: int = 1) -> None:
         self.config = config
         self.runtimes: dict[tuple[str, str], DirectRuntime[Any]] = {}
         self._reasons: dict[str, list[str]] = {}
@@ -65,7 +65,7 @@ class Opened:
         return "; ".join(dict.fromkeys(self._reasons.get(precision, ()))) or "not asked for"
 
 
-def open_runtime(config: MSDNetConfig, name: str, precision: str = "fp32", threads: int = 1) -> DirectRuntime[Any]:
+def open_runtime(config: NetConfig, name: str, precision: str = "fp32", threads: int = 1) -> DirectRuntime[Any]:
     """A network with random weights in a runtime.
 
     Raises:
@@ -76,7 +76,7 @@ def open_runtime(config: MSDNetConfig, name: str, precision: str = "fp32", threa
 
 
 @cache
-def model_folder(config: MSDNetConfig, *, quantised: bool = False) -> Path:
+def model_folder(config: NetConfig, *, quantised: bool = False) -> Path:
     """A model folder with random weights that stays until the process ends.
 
     Args:
@@ -94,12 +94,12 @@ def model_folder(config: MSDNetConfig, *, quantised: bool = False) -> Path:
 
 
 def config_of(variant: str, image_size: int | None = None) -> MSDNetConfig:
-    """A named network, for images of another size where given."""
+    """A named MSDNet, for images of another size where given."""
     config = VARIANTS[variant]
     return config if image_size is None else config.replace(image_size=image_size)
 
 
-def random_net(config: MSDNetConfig) -> MultiExitNet:
+def random_net(config: NetConfig) -> MultiExitNet:
     """The network in eval mode; the same one every time."""
     torch.manual_seed(0)
     net = config.build()
@@ -107,14 +107,14 @@ def random_net(config: MSDNetConfig) -> MultiExitNet:
     return net
 
 
-def random_images(config: MSDNetConfig, count: int) -> Tensor:
+def random_images(config: NetConfig, count: int) -> Tensor:
     """Normalised, (N, C, H, W)."""
     generator = torch.Generator().manual_seed(1)
     return torch.randn(count, config.image_channels, config.image_size, config.image_size, generator=generator)
 
 
 @torch.no_grad()
-def shake_norms(net: nn.Module, config: MSDNetConfig) -> None:
+def shake_norms(net: nn.Module, config: NetConfig) -> None:
     """Give norms random weights and the statistics of some images, as after training; eval mode from then on.
 
     Fresh ones let activations drift towards nothing or everything, where arithmetic may be slower and answers are alike.

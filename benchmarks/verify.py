@@ -27,8 +27,9 @@ from offramp.classifier.quantised import quantise, quantise_with
 from offramp.engine.opening import runtimes
 from offramp.errors import OfframpError
 from offramp.measure.machine import describe_machine
+from offramp.nets.base import NetConfig
 from offramp.report.tables import Table
-from runtimes import config_of, model_folder, random_images
+from runtimes import model_folder, random_images
 
 BATCHES = (1, 7, 64)
 LIMIT = 1e-4
@@ -86,7 +87,7 @@ def compare(variant: str, runtime: str, precision: str) -> Row:
 
 def prepared(variant: str, precision: str) -> Classifier:
     """The network in a model folder, quantised where that is wanted."""
-    config = config_of(variant)
+    config: NetConfig = lookup("network", variant, "nets", "VARIANTS")
     folder = model_folder(config)
     classifier = read(folder)
     if precision == "int8" and not (folder / INT8).exists():
@@ -98,7 +99,7 @@ def prepared(variant: str, precision: str) -> Classifier:
 @torch.inference_mode()
 def error_of(classifier: Classifier, batch: int) -> float:
     """Largest relative error of any exit, staged and straight to the last."""
-    images = random_images(classifier.net.config, batch)  # type: ignore[arg-type]
+    images = random_images(classifier.net.config, batch)
     runtime, worst = classifier.runtime, 0.0
     state = runtime.start(images)
     last = runtime.num_exits - 1

@@ -18,6 +18,8 @@ class NetConfig(Protocol):
 
     family: ClassVar[str]
 
+    def __hash__(self) -> int: ...
+
     @property
     def num_exits(self) -> int: ...
 
