@@ -184,7 +184,7 @@ def kept_bytes(net: nn.Module, images: Tensor) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would keep alive what keeps it
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         net(images)

@@ -50,7 +50,7 @@ def kept_bytes(net: nn.Module, images: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself, it would keep alive what keeps it
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         net(images)

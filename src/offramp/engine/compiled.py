@@ -43,8 +43,7 @@ class CompiledRuntime:
         belongs_to: Mapping[str, object],
     ) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        # Weights stay as they are: the compiler orders them itself, and mistakes one-channel ones in channels-last layout.
-        self._net = net.fused().to(device, self._dtype)
+        self._net = _plainly_laid_out(net.fused().to(device, self._dtype))
         self._device, self._threads = device, threads
         self._belongs_to = dict(belongs_to)
         self._graphs: dict[tuple[str, int, bool], Graph] = {}
@@ -146,9 +145,21 @@ class CompiledRuntime:
         return compile_ahead(module, example, belongs_to, threads=self._threads)
 
 
+def _plainly_laid_out(net: MultiExitNet) -> MultiExitNet:
+    """The network itself; the compiler orders weights as it wants, and mistakes one-channel ones in channels-last layout."""
+    for weight in net.parameters():
+        # Copied, since strides along an axis of one are left as they are otherwise.
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+    return net
+
+
 def _channels_last(part: Tensor) -> Tensor:
     """As the code expects it and does not check; itself where it is so already, as almost always."""
-    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part.contiguous()
+    if part.ndim != 4:
+        return part.contiguous()
+    part = part.contiguous(memory_format=torch.channels_last)
+    # The stride along an axis of one means nothing, but the code reads by that of the example it was made with.
+    return part.squeeze(1).unsqueeze(1) if part.shape[1] == 1 else part
 
 
 @torch.inference_mode(False)  # whoever predicts is in it, and the exporter does not bear tensors made there
