@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/stages.py
 	$(BIN)/python benchmarks/recompute.py
+	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/cifar10.py --data-root $(DATA_ROOT)
 

@@ -1,7 +1,7 @@
 """Every network of the catalog: parameters, multiply-adds at each exit, and milliseconds of one image.
 
-Milliseconds are of the inference form run eagerly on one thread, random weights, to the last exit. Where a network takes
-long, fewer rounds are run.
+Milliseconds are process CPU time of the inference form run eagerly on one thread, random weights, straight to the last exit;
+one network after the other, median [p10 … p90] of n runs. MACs are those of stages run one after the other.
 """
 
 import argparse
@@ -11,9 +11,10 @@ import time
 import torch
 
 import offramp
-from common import header, keep, markdown, spread
+from common import keep, markdown, spread
 from offramp.catalog import entries
 from offramp.engine.eager import EagerRuntime
+from offramp.measure.machine import describe_machine
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import NetConfig
 from offramp.report.tables import Table
@@ -37,7 +38,8 @@ def main() -> None:
         rows.append((name, str(net.num_exits), f"{parameters / 1e6:.2f}", _macs(macs), spread(ms), str(len(ms))))
         print(*rows[-1], flush=True)
     columns = ("network", "exits", "parameters, M", "MMAC at the exits", "ms, one image", "n")
-    text = header("The networks of the catalog", MOST) + f"\n{__doc__.split(chr(10), 2)[2].strip()}\n\n"
+    facts = ", ".join(f"{name} {value}" for name, value in describe_machine(torch.device("cpu")).items())
+    text = f"# The networks of the catalog\n\n{facts}\n\n{__doc__.split(chr(10), 2)[2].strip()}\n\n"
     keep("networks", text + markdown(Table(columns, tuple(rows))), found)
 
 

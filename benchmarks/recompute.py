@@ -6,7 +6,6 @@ a fresh process that does three steps. Times are interleaved in one process.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,9 @@ from torch import Tensor, nn
 
 import offramp
 from common import header, interleaved, keep, markdown, spread
+from memory import resident_mb
 from offramp.catalog import entries
+from offramp.measure.memory import kept_bytes
 from offramp.nets.base import NetConfig
 from offramp.nets.densenet import DenseNetConfig
 from offramp.nets.recompute import Recompute, set_recompute
@@ -68,8 +69,8 @@ def main() -> None:
         + f"\n{__doc__.split(chr(10), 2)[2].strip()}\n\n"
     )
     text += markdown(table(found, times))
-    text += f"\n## Kept for backward by depth (DenseNet-BC, k = 12, batch {DEPTH_BATCH})\n\n"
     text += "\n## Wide DenseNets\n\n" + markdown(wide())
+    text += f"\n## Kept for backward by depth (DenseNet-BC, k = 12, batch {DEPTH_BATCH})\n\n"
     depths = {mode: [kept_at(depth, mode) for depth in DEPTHS] for mode in MODES}
     text += markdown(
         Table(
@@ -158,7 +159,7 @@ def peak(name: str, mode: str) -> float:
     net, images = build(name, mode), images_of(name, BATCH)
     for _ in range(3):
         step(net, images)
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    return 1e6 * resident_mb("VmHWM")
 
 
 def timed(name: str, rounds: int) -> dict[str, list[float]]:
@@ -173,22 +174,6 @@ def kept_at(depth: int, mode: str) -> float:
     net = DenseNetConfig(layers=layers, growth_rates=(12,) * 3, channels=24).build().train()
     set_recompute(net, mode)
     return kept_bytes(net, torch.randn(DEPTH_BATCH, 3, 32, 32))
-
-
-def kept_bytes(net: nn.Module, images: Tensor) -> float:
-    """Of all that backward will read but the weights, each storage once."""
-    weights = {weight.untyped_storage().data_ptr() for weight in net.parameters()}
-    found: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # itself, it would keep alive what keeps it
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(images)
-    return float(sum(found.values()))
 
 
 if __name__ == "__main__":

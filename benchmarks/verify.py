@@ -65,6 +65,7 @@ def main() -> None:
 
 def keep_row(row: Row, done: list[Row]) -> None:
     """Print a row and add it to those that are kept."""
+    row["commit"] = describe_machine(torch.device("cpu"))["commit"]
     done.append(row)
     KEPT.parent.mkdir(exist_ok=True)
     with KEPT.open("a") as file:
@@ -142,7 +143,7 @@ def shipped(data_root: Path, names: list[str], known: set[tuple[str, str, str]])
 
 def report(rows: list[Row]) -> None:
     """Write results/verify.md."""
-    machine = describe_machine(torch.device("cpu"))
+    machine = describe_machine(torch.device("cpu")) | {"commit": " and ".join(sorted({row["commit"] for row in rows}))}
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     ordered = sorted(rows, key=lambda row: (row["network"], row["runtime"], PRECISIONS.index(row["precision"])))
     parity = [row for row in ordered if "errors" in row]

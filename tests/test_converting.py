@@ -81,7 +81,7 @@ def test_each_layer_takes_the_form_that_took_the_least_time() -> None:
 
 
 def test_a_transition_takes_the_form_nearest_to_one_it_cannot_have() -> None:
-    light = CondenseNet(CONFIG.replace(reduction=0.5, condense_factor=2))
+    light = CONFIG.replace(reduction=0.5, condense_factor=2)
     assert forms_of(light, "folded") == ("folded", "folded", "grouped", "folded", "folded")
     assert forms_of(light, "ungrouped")[2] == "dense"
 

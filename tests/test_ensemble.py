@@ -74,7 +74,7 @@ def test_a_saved_ensemble_answers_the_same_in_every_runtime(tmp_path: Path) -> N
     made.save(tmp_path / "model")
     pixels = images(9)
     expected = made.predict(pixels)
-    for runtime in ("eager", "onnx"):
+    for runtime in ("eager", "openvino", "onnx"):
         again = offramp.load(tmp_path / "model", runtime=runtime)
         assert again.net.config == made.net.config
         assert again.predict(pixels).logits == pytest.approx(expected.logits, abs=1e-4)

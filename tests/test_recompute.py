@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp.errors import ConfigError
+from offramp.measure.memory import kept_bytes
 from offramp.nets.base import MultiExitNet
 from offramp.nets.densenet import DenseNetConfig
 from offramp.nets.msdnet import MSDNetConfig
@@ -39,22 +40,6 @@ def trained(config: Any, mode: str, steps: int = 2) -> MultiExitNet:
                 assert weight.grad is not None
                 weight.sub_(0.1 * weight.grad)
     return net
-
-
-def kept_bytes(net: nn.Module, images: Tensor) -> int:
-    """Of the activations that backward will read, each once."""
-    weights = {weight.untyped_storage().data_ptr() for weight in net.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # itself, it would keep alive what keeps it
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(images)
-    return sum(kept.values())
 
 
 @pytest.mark.parametrize("mode", ["layers", "all"])

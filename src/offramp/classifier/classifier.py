@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offramp.classifier.answering import answer_at, answer_in_batches, answer_in_queues
+from offramp.classifier.answering import Answering, joined, opened
 from offramp.classifier.calibrations import Calibrations
 from offramp.classifier.checks import check_classes, check_parts
 from offramp.classifier.identity import DigestCache, Storage, identity_of, stored_form
@@ -25,7 +25,7 @@ from offramp.engine.opening import AnyRuntime
 from offramp.engine.stage_queues import WINDOW
 from offramp.measure.macs import staged_macs
 from offramp.nets.base import MultiExitNet
-from offramp_runtime.checks import check_plan, check_ways
+from offramp_runtime.checks import check_ways
 from offramp_runtime.costs import Costs
 from offramp_runtime.plan import ExitPlan
 from offramp_runtime.precision import Precision
@@ -71,6 +71,7 @@ class Classifier:
         self.running = Running(self.net, lambda: self._digests.of(self.storage))
         self.intake = Intake(preprocessing, self.running)
         self.measuring = Measuring(self.running, lambda: self.identity, self.intake.noise)
+        self._answering = Answering(self.running, self.intake, self.measuring, lambda: self.identity)
         self._anytime: tuple[tuple[AnyRuntime, torch.device], AnytimePredictor[Any]] | None = None
         self.calibrations = Calibrations(self.identity_at)
         self._digests = DigestCache(self.net)
@@ -171,27 +172,13 @@ class Classifier:
         check_ways({"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}, self.net.num_exits)
         if budget is not None:
             self.calibrations.needed(self.running.precision)
-        if isinstance(plan, str | Path):
-            plan = ExitPlan.load(Path(plan))
+        plan = opened(plan)
         if deadline_ms is not None:
             return self._in_time().predict(images, deadline_ms)
         pixels = self.intake.decode(images)
         if budget is not None:
             plan = self.plan(budget, len(pixels))
-        pieces = self.intake.pieces([pixels], self.batch_size)
-        if plan is None:
-            answers = answer_at(self.runtime, self._exit(exit), pieces)
-        else:
-            check_plan(plan, self.identity, self.running.machine)
-            regroup = self.measuring.regroup(min(len(pixels), self.batch_size))
-            answers = answer_in_batches(self.runtime, plan.policy, pieces, regroup)
-        parts, done = [], 0
-        for part in answers:
-            parts.append(part)
-            done += len(part)
-            if report is not None:
-                report(done)
-        return Predictions.join(parts)
+        return joined(self._answering.at_once(pixels, self.batch_size, exit, plan), report)
 
     def predict_stream(
         self,
@@ -220,18 +207,12 @@ class Classifier:
             BudgetError, ArtifactError, DataError: as :meth:`predict`.
         """
         check_ways({"budget": budget, "exit": exit, "plan": plan}, self.net.num_exits)
-        if isinstance(plan, str | Path):
-            plan = ExitPlan.load(Path(plan))
-        size = self.stream_batch_size
+        plan, size = opened(plan), self.stream_batch_size
         if budget is not None:
             calibration = self.calibrations.needed(self.running.precision)
             plan = self.measuring.plan(budget, calibration, lambda: self.costs, WINDOW * size, size, queued=True)
         batches = images if isinstance(images, Iterable) else images.batches(size)
-        pieces = self.intake.pieces((self.intake.decode(batch) for batch in batches), size)
-        if plan is None:
-            return answer_at(self.runtime, self._exit(exit), pieces)
-        check_plan(plan, self.identity, self.running.machine)
-        return answer_in_queues(self.runtime, plan.policy, pieces, size, window)
+        return self._answering.streamed(map(self.intake.decode, batches), size, exit, plan, window)
 
     def save(self, folder: str | Path) -> None:
         """Write a model folder that :func:`offramp.load` reads."""
@@ -278,7 +259,7 @@ class Classifier:
         Raises:
             DataError: the source has other classes.
         """
-        self.check_source(source)
+        check_classes(self.classes, source)
         confidence, correct = collect_scores(
             self.runtime,
             source.split("calibrate"),
@@ -292,18 +273,10 @@ class Classifier:
         )
         return self.calibration
 
-    def check_source(self, source: Source) -> None:
-        """See :func:`~offramp.classifier.checks.check_classes`."""
-        check_classes(self.classes, source)
-
     def collect(self, samples: Samples, report: Callable[[int], None] | None = None) -> Tensor:
         """Logits (K, N, C) of all exits."""
         batches = samples.batches(BATCH)
         return collect(self.runtime, batches, self.intake.preprocessing, device=self.device, report=report)
-
-    def _exit(self, chosen: int | None) -> int:
-        """The chosen exit, by default the last."""
-        return self.net.num_exits - 1 if chosen is None else chosen
 
     def _in_time(self) -> AnytimePredictor[Any]:
         runtime = self.runtime  # another one once the weights have changed

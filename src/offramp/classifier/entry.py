@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from offramp.catalog import entries, lookup, suggest
+from offramp.catalog import lookup, suggest
 from offramp.classifier import folder, run_folder
 from offramp.classifier.classifier import Classifier
 from offramp.classifier.identity import Storage
@@ -118,15 +118,14 @@ def import_checkpoint(
         ArtifactError: not such a checkpoint, damaged, or in need of unpickling code.
         ConfigError: some but not all of mean, std and size; or the file leaves something open, or contradicts what is said.
     """
-    from offramp.nets.foreign._reading import Hints, Reader, read_any
+    from offramp.nets.foreign import Hints, read_any
 
     given = [value is not None for value in (mean, std, size)]
     if any(given) and not all(given):
         raise ConfigError(
             f"mean={mean}, std={std}, size={size}: give all three, or none for a model without preprocessing"
         )
-    readers: dict[str, Reader] = entries("nets.foreign", "READERS")
-    imported, source = read_any(Path(path), readers, Hints(size, spacing, groups, condense_factor))
+    imported, source = read_any(Path(path), Hints(size, spacing, groups, condense_factor))
     preprocessing = Preprocessing(size, mean, std) if mean and std and size else None
     names = classes or tuple(str(label) for label in range(imported.net.config.num_classes))
     about = {

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offramp.classifier.checks import check_classes
 from offramp.classifier.classifier import Classifier
 from offramp.data.source import Source
 from offramp.engine.graphs import write_whole
@@ -30,7 +31,7 @@ def quantise(classifier: Classifier, source: Source, out: Path) -> None:
         DataError: the source has other classes.
         MissingExtraError: onnx or onnxruntime is not installed.
     """
-    classifier.check_source(source)
+    check_classes(classifier.classes, source)
     train = source.split("train")
     rows = np.random.default_rng(source.holdout.seed).permutation(len(train))[:IMAGES]
     preprocessing = classifier.intake.preprocessing

@@ -39,6 +39,7 @@ def run(
     change of weights or preprocessing; a calibration of other weights is refused. Each precision has its own; for int8
     the network is first quantised, with ranges seen on training images (never augmented either).
     """
+    from offramp.classifier.checks import check_classes
     from offramp.classifier.entry import SHIPPED, find
     from offramp.classifier.folder import INT8, calibration_name, read
     from offramp.cli.device import pick_device
@@ -59,7 +60,7 @@ def run(
     classifier.net.to(pick_device(device))
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip, holdout, holdout_indices)
     source = open_data(classifier, data, options)
-    classifier.check_source(source)
+    check_classes(classifier.classes, source)
     check_holdout(classifier, source, unseen)
     if chosen == "int8":
         from offramp.classifier.quantised import quantise

@@ -1,11 +1,15 @@
 """``offramp convert``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from offramp.cli.options import Data, DataRoot, Model, Unseen, WorkerCount
+
+if TYPE_CHECKING:
+    from offramp.classifier import Classifier
+    from offramp.data.source import Source
 
 
 def run(
@@ -30,37 +34,24 @@ def run(
     --condense-classifier they do not: accuracy on held-out images is shown before, after, and after the fine-tune. The model
     has to be calibrated anew (offramp calibrate DIR); with --data or --condense-classifier this is done at once.
     """
+    from offramp.classifier.checks import check_classes
     from offramp.classifier.converting import convert
     from offramp.classifier.entry import find
     from offramp.classifier.folder import check_free, read
     from offramp.cli.opening import DataOptions, check_holdout, open_data, warn_of_few
     from offramp.cli.show import counting, say, waiting
-    from offramp.train.halving import fine_tune
 
     check_free(out)
     classifier = read(find(model))
     wanted = condense_classifier or data is not None
     source = open_data(classifier, data, DataOptions(data_root, workers)) if wanted else None
     if source is not None:
-        classifier.check_source(source)
+        check_classes(classifier.classes, source)
         check_holdout(classifier, source, unseen)
     with waiting("measuring which form of each layer is the fastest here"):
         made = convert(classifier, condense_classifier=condense_classifier)
     if source is not None and condense_classifier:
-        held_out = len(source.calibrate_indices)
-        with counting("before: looking at held-out images", held_out) as done:
-            before = classifier.calibrate(source, done).correct.mean()
-        with counting("condensed: looking at held-out images", held_out) as done:
-            condensed = made.calibrate(source, done).correct.mean()
-        train = source.split("train")
-        with counting("fine-tuning the last layer", len(train)) as done:
-            fine_tune(made, train, done)
-        with counting("fine-tuned: looking at held-out images", held_out) as done:
-            after = made.calibrate(source, done).correct.mean()
-        say(
-            f"top-1 on {held_out:,} held-out images: {100 * before:.2f} % before, {100 * condensed:.2f} % with half of the "
-            f"classifier, {100 * after:.2f} % after its fine-tune"
-        )
+        _fine_tune(classifier, made, source)
     elif source is not None:
         with counting("calibrating", len(source.calibrate_indices)) as done:
             made.calibrate(source, done)
@@ -73,3 +64,23 @@ def run(
     say(f"wrote {out}: layers {forms}; {theirs:,} → {ours:,} parameters, {macs[0]} → {macs[1]}")
     if source is None:
         say(f"next: offramp calibrate {out} --data NAME")
+
+
+def _fine_tune(classifier: "Classifier", made: "Classifier", source: "Source") -> None:
+    """Train what is left of the classifier, calibrate, and tell what each step did to the accuracy."""
+    from offramp.cli.show import counting, say
+    from offramp.train.halving import fine_tune
+
+    held_out, train = len(source.calibrate_indices), source.split("train")
+    with counting("before: looking at held-out images", held_out) as done:
+        before = classifier.calibrate(source, done).correct.mean()
+    with counting("condensed: looking at held-out images", held_out) as done:
+        condensed = made.calibrate(source, done).correct.mean()
+    with counting("fine-tuning the last layer", len(train)) as done:
+        fine_tune(made, train, done)
+    with counting("fine-tuned: looking at held-out images", held_out) as done:
+        after = made.calibrate(source, done).correct.mean()
+    say(
+        f"top-1 on {held_out:,} held-out images: {100 * before:.2f} % before, {100 * condensed:.2f} % with half of the "
+        f"classifier, {100 * after:.2f} % after its fine-tune"
+    )

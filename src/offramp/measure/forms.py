@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from offramp.nets.chain import ChainStage, Features
-from offramp.nets.condensenet import CondenseNet, Form, convert
-from offramp.nets.dense_layers import Transition
+from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, Form, convert
+from offramp.nets.dense_layers import DenseLayer, Transition
 
 REPEATS = 15
 IN_TRANSITIONS: dict[Form, Form] = {"folded": "grouped", "ungrouped": "dense"}
 """What stands for a form where no 3x3 convolution follows."""
 
 
-def forms_of(net: CondenseNet, form: Form) -> tuple[Form, ...]:
+def forms_of(config: CondenseNetConfig, form: Form) -> tuple[Form, ...]:
     """The same one everywhere, as far as there is a place for it; (learned convolutions,)."""
-    parts = [part for part in _stage(net).parts if hasattr(part, "recompute")]
-    return tuple(IN_TRANSITIONS.get(form, form) if isinstance(part, Transition) else form for part in parts)
+    places, transitions = range(config.num_learned), config.transition_places
+    return tuple(IN_TRANSITIONS.get(form, form) if place in transitions else form for place in places)
 
 
 @torch.inference_mode()
@@ -36,7 +36,7 @@ def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_count
         ConfigError: the network has no learned convolutions, or they have not dropped their last portion.
     """
     net = copy.deepcopy(net).cpu()
-    candidates = [forms_of(net, form) for form in cast(tuple[Form, ...], get_args(Form))]
+    candidates = [forms_of(net.config, form) for form in cast(tuple[Form, ...], get_args(Form))]
     made = [_ready(convert(net, forms)) for forms in candidates]
     side = net.config.image_size
     image = torch.zeros(1, net.config.image_channels, side, side)
@@ -45,17 +45,12 @@ def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_count
         for one, stage in zip(laps, made, strict=True):
             one.append(_lap(stage, image, clock))
     times = [[median(part[3:]) for part in zip(*one, strict=True)] for one in laps]
-    learned = [place for place, part in enumerate(_stage(net).parts) if hasattr(part, "recompute")]
+    parts = net.chain[0].parts
+    learned = [place for place, part in enumerate(parts) if isinstance(part, DenseLayer | Transition)]
     return tuple(
         min(zip(candidates, times, strict=True), key=lambda pair: pair[1][place])[0][number]
         for number, place in enumerate(learned)
     )
-
-
-def _stage(net: CondenseNet) -> ChainStage:
-    (stage,) = net.stages
-    assert isinstance(stage, ChainStage)
-    return stage
 
 
 def _ready(net: CondenseNet) -> ChainStage:

@@ -1,6 +1,9 @@
-"""How this process holds its memory."""
+"""How this process holds its memory, and what training keeps in it."""
 
 import ctypes
+
+import torch
+from torch import Tensor, nn
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Of glibc's malloc.h."""
@@ -18,3 +21,24 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGEST)
         mallopt(_TRIM_THRESHOLD, _LARGEST)
+
+
+def kept_bytes(net: nn.Module, images: Tensor) -> int:
+    """Of all that a step of training keeps for backward but the weights, each storage once.
+
+    Args:
+        net: in training mode.
+        images: normalised, (N, C, H, W).
+    """
+    weights = {weight.untyped_storage().data_ptr() for weight in net.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # itself, it would keep alive what keeps it
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        net(images)
+    return sum(kept.values())

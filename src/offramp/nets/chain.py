@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from offramp.nets.base import MultiExitNet, check_images
+from offramp.nets.base import MultiExitNet, NetConfig, check_images
+from offramp.nets.layers import he_fan_out_
 from offramp.shapes import State
 
 Features = tuple[Tensor, ...]
@@ -45,29 +46,34 @@ class ChainNet(MultiExitNet):
     """A network of such stages. The state is one map, at first the images.
 
     Args:
-        stages: K of them.
-        smallest_image: shortest side in pixels that it takes.
+        config: what they were built from.
+        stages: K of them, in which weights are initialised as He et al. do.
     """
 
-    def __init__(self, stages: Iterable[ChainStage], smallest_image: int) -> None:
+    def __init__(self, config: NetConfig, stages: Iterable[ChainStage]) -> None:
         super().__init__()
+        self.config = config
         self.stages = nn.ModuleList(stages)
-        self._smallest_image = smallest_image
+        he_fan_out_(self)
 
     def start(self, images: Tensor) -> State:
         """State before stage 0: normalised images (N, C, H, W)."""
-        check_images(images, self.config.image_channels, self._smallest_image)
+        check_images(images, self.config.image_channels, self.config.smallest_image)
         return (images,)
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
-        features: Features
-        (features,) = (self.start(images),)  # type: ignore[assignment]
-        for stage in self.stages[: k + 1]:
-            assert isinstance(stage, ChainStage)
+        self.start(images)
+        features: Features = (images,)
+        for stage in self.chain[: k + 1]:
             features = stage.features(features)
-        logits: Tensor = self.stages[k].exit(features)  # type: ignore[operator]
+        logits: Tensor = self.chain[k].exit(features)
         return logits
+
+    @property
+    def chain(self) -> list[ChainStage]:
+        """The stages."""
+        return [stage for stage in self.stages if isinstance(stage, ChainStage)]
 
 
 class Ordinary(nn.Module):

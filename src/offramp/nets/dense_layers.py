@@ -97,6 +97,7 @@ class Transition(nn.Module):
     """
 
     recompute: Recompute = "none"
+    dense = False
 
     def __init__(self, conv: nn.Conv2d, *, before: float = 0.0, after: float = 0.0) -> None:
         super().__init__()
@@ -130,6 +131,7 @@ class PooledExit(nn.Module):
     """Norm, ReLU, global average pooling, linear layer."""
 
     recompute: Recompute = "none"
+    dense = False
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()

@@ -106,18 +106,23 @@ def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return weight.detach(), bias.detach()
 
 
+def _fold_children(parent: nn.Module) -> None:
+    for name, child in list(parent.named_children()):
+        if isinstance(child, ConvNormReLU):
+            setattr(parent, name, fold(child))
+        elif isinstance(child, Foldable):
+            setattr(parent, name, child.folded())
+        else:
+            _fold_children(child)
+
+
 N = TypeVar("N", bound=nn.Module)
 
 
 def fold_all(net: N) -> N:
     """A float32 copy of ``net`` in eval mode in which norms are folded into convolutions where that can be."""
     folded = copy.deepcopy(net).float().eval().requires_grad_(False)
-    for parent in list(folded.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, ConvNormReLU):
-                setattr(parent, name, fold(child))
-            elif isinstance(child, Foldable):
-                setattr(parent, name, child.folded())
+    _fold_children(folded)
     # A bias costs nothing, and takes up what rounding weights adds to a channel on average.
     for conv in folded.modules():
         if isinstance(conv, nn.Conv2d) and conv.bias is None:

@@ -17,6 +17,13 @@ class ConvNormReLU(nn.Sequential):
         )
 
 
+class LargeStem(nn.Sequential):
+    """What ImageNet networks begin with: 7x7 of stride 2, then max pooling."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(ConvNormReLU(in_channels, out_channels, 7, stride=2), nn.MaxPool2d(3, 2, 1))
+
+
 class Exit(nn.Module):
     """Classifier on a feature map: two strided 3x3 convolutions, pooling to one pixel, a linear layer.
 

@@ -102,12 +102,12 @@ def stage_at(progress: float, condense_factor: int) -> int:
 def condense(net: nn.Module, progress: float, since: float | None = None) -> None:
     """Drop what is due after this share of a training, in every learned convolution of a network.
 
+    Convolutions that do not learn keep their inputs.
+
     Args:
         net: any network.
         progress: share of the training that is done.
         since: the share up to which this has been done before, if that is known: nothing is looked at in between.
-
-    Convolutions that do not learn keep their inputs.
     """
     for conv in learned_convs(net):
         if not conv.weight.requires_grad:

@@ -26,7 +26,9 @@ class Recomputing(Protocol):
     """A module that can keep less."""
 
     recompute: Recompute
-    """Layers that are ``dense`` keep less than others could; without any there is nothing to gain."""
+    dense: bool
+    """Whether it reads all that came before it, which is what makes memory grow; in a network without such there is
+    nothing to gain."""
 
 
 def set_recompute(net: nn.Module, recompute: str) -> None:
@@ -38,7 +40,7 @@ def set_recompute(net: nn.Module, recompute: str) -> None:
     if recompute not in get_args(Recompute):
         raise ConfigError(f"recompute={recompute}: choose one of {', '.join(get_args(Recompute))}")
     able = [module for module in net.modules() if isinstance(module, Recomputing)]
-    if not any(getattr(module, "dense", False) for module in able) and recompute != "none":
+    if not any(module.dense for module in able) and recompute != "none":
         raise ConfigError(f"recompute={recompute}: {type(net).__name__} has no dense layers; leave it at none")
     for module in able:
         module.recompute = recompute  # type: ignore[assignment]

@@ -11,19 +11,11 @@ accuracy is claimed.
 
 from dataclasses import replace
 
+from offramp.recipes.cifar import RECIPES as CIFAR
 from offramp.train.recipe import Recipe
 
-_DENSENET = Recipe(
-    variant="densenet-cifar-bc-100-12",
-    source="cifar10",
-    epochs=300,
-    batch_size=64,
-    learning_rate=0.1,
-    schedule="multistep",
-    crop_pad=4,
-    drop_last=False,
-    recompute="layers",
-)
+# The MSDNet paper trains as DenseNets are trained.
+_DENSENET = replace(CIFAR["paper-cifar"], variant="densenet-cifar-bc-100-12", recompute="layers")
 _COSINE = replace(_DENSENET, schedule="cosine")
 
 RECIPES = {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offramp.classifier import Classifier
+from offramp.classifier.checks import check_classes
 from offramp.data.source import Samples, Source, SplitName
 from offramp.data.streamed import StreamedSplit
 from offramp.decide.accuracy import ExitAccuracy, exit_accuracy
@@ -80,7 +81,7 @@ def evaluate(
     Raises:
         DataError: the source has other classes than the model.
     """
-    classifier.check_source(source)
+    check_classes(classifier.classes, source)
     data = source.split(split)
     logits: Tensor = classifier.collect(data, report)
     exits = ExitReport(

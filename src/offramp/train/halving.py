@@ -10,8 +10,8 @@ from offramp.classifier import Classifier
 from offramp.classifier.identity import stored_form
 from offramp.data.source import Samples
 from offramp.errors import ConfigError
-from offramp.nets.chain import ChainStage, joined
-from offramp.nets.condensenet.net import HalfLinear
+from offramp.nets.chain import joined
+from offramp.nets.condensenet.net import CondenseNet, HalfLinear
 from offramp.nets.dense_layers import PooledExit
 
 MOST = 50_000
@@ -58,17 +58,15 @@ def fine_tune(classifier: Classifier, samples: Samples, report: Callable[[int], 
 
 
 def _linear(classifier: Classifier) -> HalfLinear | None:
-    stage = classifier.net.stages[-1]
-    if not isinstance(stage, ChainStage) or not isinstance(stage.exit, PooledExit):
-        return None
-    return stage.exit.linear if isinstance(stage.exit.linear, HalfLinear) else None
+    halves = [module for module in classifier.net.modules() if isinstance(module, HalfLinear)]
+    return halves[-1] if halves else None
 
 
 @torch.no_grad()
 def _read(classifier: Classifier, samples: Samples, report: Callable[[int], None] | None) -> Tensor:
     """What the last layer is given, (N, channels), before it picks its half."""
-    (stage,) = classifier.net.stages
-    assert isinstance(stage, ChainStage)
+    assert isinstance(classifier.net, CondenseNet)
+    (stage,) = classifier.net.chain
     assert isinstance(stage.exit, PooledExit)
     parts, done = [], 0
     for pixels in samples.batches(_AT_ONCE):

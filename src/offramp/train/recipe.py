@@ -91,7 +91,8 @@ class Recipe:
     compile: bool = False
     """torch.compile the training step; pays after minutes."""
     recompute: Recompute = "none"
-    """What dense networks compute again in backward to save memory: none, layers, or all; the weights come out the same."""
+    """What dense networks compute again in backward to save memory: none, layers, or all; the weights come out the same, up to
+    rounding in lower precisions and compiled steps."""
     seed: int = 0
     """Of initial weights, order and augmentation."""
     holdout_seed: int = 0

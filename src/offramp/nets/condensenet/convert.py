@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from offramp.errors import ConfigError
-from offramp.nets.chain import ChainStage
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.condensenet.net import CondenseNet, GatheredLayer, GatheredTransition, HalfLinear, reordered
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
@@ -31,9 +30,7 @@ def convert(net: CondenseNet, forms: Sequence[Form], *, condense_classifier: boo
     config = net.config.replace(forms=tuple(forms), condensed_classifier=condense_classifier, dropout=0.0)
     first = next(net.parameters())
     made = CondenseNet(config).to(first.device, first.dtype).train(net.training)
-    (ours,), (theirs,) = made.stages, net.stages
-    assert isinstance(ours, ChainStage)
-    assert isinstance(theirs, ChainStage)
+    (ours,), (theirs,) = made.chain, net.chain
     for new, old in zip(ours.parts, theirs.parts, strict=True):
         if isinstance(new, DenseLayer):
             assert isinstance(old, DenseLayer)

@@ -10,7 +10,6 @@ from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
 from offramp.nets.folding import ConvReLU, fold_pair
-from offramp.nets.layers import he_fan_out_
 from offramp.nets.pruning import LearnedGroupConv
 
 
@@ -138,11 +137,10 @@ class HalfLinear(nn.Linear):
 class CondenseNet(ChainNet):
     """A network whose 1x1 convolutions find their groups while it is trained (Huang et al., arXiv:1711.09224)."""
 
+    config: CondenseNetConfig
+
     def __init__(self, config: CondenseNetConfig) -> None:
-        stage = ChainStage(_parts(config), _exit(config), last=True)
-        super().__init__([stage], config.smallest_image)
-        self.config: CondenseNetConfig = config
-        he_fan_out_(self)
+        super().__init__(config, [ChainStage(_parts(config), _exit(config), last=True)])
 
 
 def shuffled(features: Tensor, groups: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from offramp.nets.chain import ChainNet, ChainStage, Ordinary
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
 from offramp.nets.densenet.config import DenseNetConfig
-from offramp.nets.layers import ConvNormReLU, he_fan_out_
+from offramp.nets.layers import LargeStem
 
 
 class DenseNet(ChainNet):
@@ -16,10 +16,10 @@ class DenseNet(ChainNet):
     A layer reads the maps of all earlier layers of its block, and so does an exit within a block.
     """
 
+    config: DenseNetConfig
+
     def __init__(self, config: DenseNetConfig) -> None:
-        super().__init__(_stages(config), config.smallest_image)
-        self.config: DenseNetConfig = config
-        he_fan_out_(self)
+        super().__init__(config, _stages(config))
 
 
 def _stages(config: DenseNetConfig) -> Iterator[ChainStage]:
@@ -42,7 +42,7 @@ def _stages(config: DenseNetConfig) -> Iterator[ChainStage]:
 
 def _stem(config: DenseNetConfig) -> nn.Module:
     if config.stem == "large":
-        return nn.Sequential(ConvNormReLU(config.image_channels, config.channels, 7, stride=2), nn.MaxPool2d(3, 2, 1))
+        return LargeStem(config.image_channels, config.channels)
     return nn.Conv2d(config.image_channels, config.channels, 3, padding=1, bias=False)
 
 

@@ -1,5 +1,6 @@
 """What all readers of foreign checkpoints share."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from offramp.catalog import entries
 from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.nets.foreign._state_dict import COUNTER, open_state_dict
@@ -69,8 +71,8 @@ class Reader:
     """Raises ArtifactError and ConfigError."""
 
 
-def read_any(path: Path, readers: Mapping[str, Reader], hints: Hints) -> tuple[Imported[MultiExitNet], str]:
-    """The network of a checkpoint of any of these formats, and whose code wrote it.
+def read_any(path: Path, hints: Hints) -> tuple[Imported[MultiExitNet], str]:
+    """The network of a checkpoint of any known format, and whose code wrote it.
 
     Raises:
         ArtifactError: missing, damaged or unsafe file, or of none of the formats.
@@ -78,6 +80,7 @@ def read_any(path: Path, readers: Mapping[str, Reader], hints: Hints) -> tuple[I
     """
     weights = open_state_dict(path)
     shapes = shapes_of(weights)
+    readers: dict[str, Reader] = entries("nets.foreign", "READERS")
     for reader in readers.values():
         if reader.knows(shapes):
             return reader.read(path, weights, hints), reader.source
@@ -90,6 +93,25 @@ def read_any(path: Path, readers: Mapping[str, Reader], hints: Hints) -> tuple[I
 def shapes_of(weights: Mapping[str, Tensor]) -> Shapes:
     """By key."""
     return {key: tuple(weight.shape) for key, weight in weights.items()}
+
+
+def dense_blocks(shapes: Shapes, layer: re.Pattern[str]) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+    """Layers and growth rates of the blocks of a dense network, and the key of its first layer.
+
+    Args:
+        shapes: of the file's weights.
+        layer: a layer's 3x3 convolution; its groups are the numbers of block and layer.
+
+    Raises:
+        ArtifactError: there are none.
+    """
+    places = sorted((int(m[1]), int(m[2]), key) for key in shapes if (m := layer.fullmatch(key)))
+    if not places or any(len(shapes[key]) != 4 for _, _, key in places):
+        raise ArtifactError("has no dense layers; give a whole network")
+    by_block: dict[int, list[int]] = {}
+    for block, _, key in places:
+        by_block.setdefault(block, []).append(shapes[key][0])
+    return tuple(map(len, by_block.values())), tuple(rates[0] for rates in by_block.values()), places[0][2]
 
 
 def built_empty(config: NetConfig) -> MultiExitNet:

@@ -16,7 +16,7 @@ from offramp.nets.base import MultiExitNet
 from offramp.nets.chain import ChainStage, Ordinary
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig
 from offramp.nets.dense_layers import DenseLayer, Transition
-from offramp.nets.foreign._reading import Hints, Imported, Reader, Shapes, built_empty, filled, shapes_of
+from offramp.nets.foreign._reading import Hints, Imported, Reader, Shapes, built_empty, dense_blocks, filled, shapes_of
 from offramp.nets.foreign._state_dict import open_state_dict
 from offramp.nets.foreign._writing import write_state_dict
 from offramp.nets.pruning import learned_convs
@@ -95,8 +95,7 @@ def _read(path: Path, found: dict[str, Tensor], hints: Hints) -> Imported[Conden
 def _check_indices(net: CondenseNet) -> None:
     """Refuse places that are none: they would be read beyond the end of a map."""
     reads = iter(net.config.read_channels)
-    (stage,) = net.stages
-    assert isinstance(stage, ChainStage)
+    (stage,) = net.chain
     for part in stage.parts:
         if isinstance(part, DenseLayer | Transition):
             channels, index = next(reads), getattr(part, "index", torch.zeros(1))
@@ -107,20 +106,18 @@ def _check_indices(net: CondenseNet) -> None:
 
 
 READERS = {"condensenet-pytorch": Reader(SOURCE, lambda shapes: _STEM in shapes, _read)}
+WRITERS = {"condensenet": write}
+"""By whose code loads the file."""
 
 
 def _config(shapes: Shapes, groups: tuple[int, int], image_size: int | None) -> CondenseNetConfig:
-    places = sorted((int(m[1]), int(m[2]), key) for key in shapes if (m := _LAYER.fullmatch(key)))
+    layers, growth_rates, first = dense_blocks(shapes, _LAYER)
     stem = shapes[_STEM]
-    if not places:
-        raise ArtifactError("has no dense layers; give a whole CondenseNet")
-    blocks = sorted({block for block, _, _ in places})
-    growth_rates = tuple(shapes[next(key for one, _, key in places if one == block)][0] for block in blocks)
-    middle, narrow = shapes.get(f"{_FIRST}conv.weight", (growth_rates[0],))[0], shapes[places[0][2]][1]
-    large = len(blocks) == 5
+    middle, narrow = shapes.get(f"{_FIRST}conv.weight", (growth_rates[0],))[0], shapes[first][1]
+    large = len(layers) == 5
     converted = f"{_FIRST}index" in shapes
     config = CondenseNetConfig(
-        layers=tuple(sum(block == one for block, _, _ in places) for one in blocks),
+        layers=layers,
         growth_rates=growth_rates,
         bottleneck_factor=middle // growth_rates[0],
         learned=converted or f"{_FIRST}_mask" in shapes,
@@ -204,8 +201,7 @@ def _periodic(mask: Tensor, groups: int) -> bool:
 
 def _keys(net: CondenseNet) -> dict[str, str]:
     """The foreign key of each of ours."""
-    (stage,) = net.stages
-    assert isinstance(stage, ChainStage)
+    (stage,) = net.chain
     keys: dict[str, str] = {}
     for place, prefix, part in _places(stage):
         for tensor in part.state_dict():

@@ -5,6 +5,7 @@ All three name the weights alike, but for the last norm. The files torchvision o
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from offramp.nets.base import MultiExitNet
 from offramp.nets.chain import ChainStage, Ordinary
 from offramp.nets.dense_layers import DenseLayer, Transition
 from offramp.nets.densenet import DenseNet, DenseNetConfig
-from offramp.nets.foreign._reading import Hints, Imported, Reader, Shapes, built_empty, filled, shapes_of
+from offramp.nets.foreign._reading import Hints, Imported, Reader, Shapes, built_empty, dense_blocks, filled, shapes_of
 from offramp.nets.foreign._state_dict import open_state_dict
 from offramp.nets.foreign._writing import write_state_dict
 
@@ -78,24 +79,23 @@ def _read(path: Path, found: dict[str, Tensor], hints: Hints) -> Imported[DenseN
 
 
 READERS = {"densenet-pytorch": Reader(SOURCE, lambda shapes: _STEM in shapes, _read)}
+WRITERS = {"efficient-densenet": write, "torchvision": partial(write, style="torchvision")}
+"""By whose code loads the file."""
 
 
 def _config(shapes: Shapes, image_size: int | None) -> DenseNetConfig:
-    places = sorted((int(m[1]), int(m[2]), key) for key in shapes if (m := _LAYER.fullmatch(key)))
+    layers, growth_rates, first = dense_blocks(shapes, _LAYER)
     stem, classifier = shapes.get(_STEM, ()), shapes.get(_CLASSIFIER, ())
     kernels = [shape for key, shape in shapes.items() if re.search(r"conv\d?\.weight$", key)]
-    if not places or len(classifier) != 2 or any(len(shape) != 4 for shape in (stem, *kernels)):
+    if len(classifier) != 2 or any(len(shape) != 4 for shape in (stem, *kernels)):
         raise ArtifactError("has no dense layers with bottlenecks, no stem or no classifier; give a whole DenseNet-BC")
-    blocks = sorted({block for block, _, _ in places})
-    layers = tuple(sum(block == one for block, _, _ in places) for one in blocks)
     channels, image_channels, kernel, _ = stem
-    growth, middle = shapes[places[0][2]][:2]
     large = kernel == 7
     return DenseNetConfig(
         layers=layers,
-        growth_rates=tuple(shapes[next(key for one, _, key in places if one == block)][0] for block in blocks),
+        growth_rates=growth_rates,
         channels=channels,
-        bottleneck_factor=middle // growth,
+        bottleneck_factor=shapes[first][1] // growth_rates[0],
         reduction=_reduction(shapes),
         stem="large" if large else "small",
         image_channels=image_channels,
@@ -116,8 +116,7 @@ def _reduction(shapes: Shapes) -> float:
 
 def _keys(net: DenseNet, last_norm: str) -> dict[str, str]:
     """The foreign key of each of ours."""
-    (stage,) = net.stages
-    assert isinstance(stage, ChainStage)
+    (stage,) = net.chain
     keys: dict[str, str] = {}
     for place, prefix, part in _places(stage):
         for tensor in part.state_dict():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from offramp.nets import recompute
 from offramp.nets.base import MultiExitNet, check_images
 from offramp.nets.chain import Features, joined
-from offramp.nets.layers import ConvNormReLU, Exit, he_fan_out_
+from offramp.nets.layers import ConvNormReLU, Exit, LargeStem, he_fan_out_
 from offramp.nets.msdnet.config import MSDNetConfig
 from offramp.nets.msdnet.plan import CellKey, CellPlan, StagePlan, plan
 from offramp.nets.recompute import Recompute
@@ -25,9 +25,7 @@ class Seed(nn.Module):
         super().__init__()
         self.scale = cell.scale
         if cell.scale == 0 and large_stem:
-            self.conv: nn.Module = nn.Sequential(
-                ConvNormReLU(cell.in_channels, cell.new_channels, 7, stride=2), nn.MaxPool2d(3, 2, 1)
-            )
+            self.conv: nn.Module = LargeStem(cell.in_channels, cell.new_channels)
         else:
             self.conv = ConvNormReLU(cell.in_channels, cell.new_channels, 3, stride=1 if cell.scale == 0 else 2)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.dense_layers import NormReLU, PooledExit
 from offramp.nets.folding import SpatialMean, fold, fold_conv, fold_pair
-from offramp.nets.layers import ConvNormReLU, he_fan_out_
+from offramp.nets.layers import ConvNormReLU, LargeStem
 from offramp.nets.resnet.config import ResNetConfig
 
 
@@ -112,10 +112,10 @@ class LinearExit(nn.Module):
 class ResNet(ChainNet):
     """Residual network (He et al., arXiv:1512.03385), with as many exits as its config says."""
 
+    config: ResNetConfig
+
     def __init__(self, config: ResNetConfig) -> None:
-        super().__init__(_stages(config), config.smallest_image)
-        self.config: ResNetConfig = config
-        he_fan_out_(self)
+        super().__init__(config, _stages(config))
 
 
 def _stages(config: ResNetConfig) -> Iterator[ChainStage]:
@@ -136,7 +136,7 @@ def _stages(config: ResNetConfig) -> Iterator[ChainStage]:
 
 def _stem(config: ResNetConfig) -> nn.Module:
     if config.stem == "large":
-        return nn.Sequential(ConvNormReLU(config.image_channels, config.channels, 7, stride=2), nn.MaxPool2d(3, 2, 1))
+        return LargeStem(config.image_channels, config.channels)
     if config.preactivation:
         return nn.Conv2d(config.image_channels, config.channels, 3, padding=1, bias=False)
     return ConvNormReLU(config.image_channels, config.channels, 3)
