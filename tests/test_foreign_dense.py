@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         (
             "dense",
             lambda s: s.update({"features.denseblock1.denselayer1.conv2.weight": torch.ones(4)}),
-            "no stem or no",
+            "has no dense layers; give a whole",
         ),
         ("converted", lambda s: s.update({f"{prefix}index": torch.tensor(3)}), "has 0 axes, not 1"),
         ("converted", lambda s: s[f"{prefix}index"].fill_(99), "points beyond 16 channels"),
