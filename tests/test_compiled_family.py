@@ -1,5 +1,6 @@
 """What PyTorch's compiler and several processes make of networks other than MSDNet; minutes."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,9 @@ def _train_together(rank: int, port: int, mode: str, out: str) -> None:
     try:
         found, seen = gradients(mode, DistributedDataParallel)
     finally:
+        # Threads of gloo are still at work for a wrapped network, and end a process that leaves before them.
+        gc.collect()
+        torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     if rank == 0:
         torch.save({"gradients": found, "seen": seen}, out)
