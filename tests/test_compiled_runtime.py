@@ -268,7 +268,7 @@ def test_the_way_of_a_gpu_says_the_same_on_the_cpu(cache: Path, single: bool) ->
     net = CONFIG.build().eval()
     fused, images = net.fused(), torch.randn(1 if single else 3, 1, 16, 16)
     with torch.no_grad():
-        stage = compile_in_place(StageGraph(fused.stages[1], [True, True]), single=single)
+        stage = compile_in_place(StageGraph(fused, 1, [True, True]), single=single)
         state, _ = fused.step(0, fused.start(images))
         parts = [part for part in state if part is not None]
         close(stage(*parts)[-1], net(images)[1])

@@ -132,11 +132,8 @@ class CompiledRuntime:
     def _compile(self, what: str, k: int, single: bool) -> Graph:
         before = self._before[k if what == "stage" else 0]
         example = [_channels_last(part[:1] if single else part) for part in before if part is not None]
-        module: nn.Module
-        if what == "stage":
-            module = StageGraph(self._net.stages[k], [part is not None for part in before])
-        else:
-            module = WayGraph(self._net, k)
+        filled = [part is not None for part in before]
+        module: nn.Module = StageGraph(self._net, k, filled) if what == "stage" else WayGraph(self._net, k)
         if self._device.type != "cpu":
             return compile_in_place(module, single=single)
         # Products of matrices cost less to call, convolutions compute more per second.

@@ -22,19 +22,20 @@ class StageGraph(nn.Module):
     """A stage whose inputs and outputs are all tensors: the parts of the state that are there; behind them the logits.
 
     Args:
-        stage: takes a state and gives the next one and logits.
+        net: whose stage it is.
+        k: which one.
         filled: which parts of the state before it are tensors.
     """
 
-    def __init__(self, stage: nn.Module, filled: Sequence[bool]) -> None:
+    def __init__(self, net: MultiExitNet, k: int, filled: Sequence[bool]) -> None:
         super().__init__()
-        self.stage = stage
+        self.net, self.k = net, k
         self.filled = tuple(filled)
 
     def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
         """The parts of the next state that are there, and the logits (N, C), float32."""
         given = iter(parts)
-        state, logits = self.stage(tuple(next(given) if filled else None for filled in self.filled))
+        state, logits = self.net.step(self.k, tuple(next(given) if filled else None for filled in self.filled))
         return *(part for part in state if part is not None), logits.float()
 
 

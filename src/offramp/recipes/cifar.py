@@ -9,6 +9,9 @@ machine.
 225, 5,000 images held out, on the network of the published anytime curves. ``fast-cifar`` is a modern one for a GPU: large
 batches, one cosine, bf16. Both are for CIFAR-100 too, with ``--data cifar100``. Neither has been run to its end yet, so no
 accuracy is claimed (docs/gpu-status.md).
+
+``small-cifar`` trains the ``small`` network of each family, all of about 40 million MACs, in minutes on one core; what became
+of them stands in docs/networks.md.
 """
 
 from offramp.train.recipe import Recipe
@@ -51,6 +54,17 @@ RECIPES = {
         weight_decay=5e-4,
         label_smoothing=0.1,
         ema_decay=0.998,
+        crop_pad=4,
+    ),
+    "small-cifar": Recipe(
+        variant="msdnet-cifar-batch-4",
+        source="cifar10",
+        epochs=6,
+        batch_size=64,
+        learning_rate=0.1,
+        warmup_epochs=0.5,
+        weight_decay=5e-4,
+        label_smoothing=0.1,
         crop_pad=4,
     ),
     "paper-cifar": _PAPER,

@@ -1,7 +1,8 @@
 """CondenseNets (Huang et al., arXiv:1711.09224) and the other networks of ShichenLiu/CondenseNet, and their named variants.
 
 Sources of the variants: the paper's tables 2 to 4 and that repository's README. ``light`` learns the groups of an ordinary
-DenseNet-BC, transitions included; ``grouped`` gives it ordinary groups.
+DenseNet-BC, transitions included; ``grouped`` gives it ordinary groups. ``small`` is ours, about 40 million MACs while its
+groups are learned, for experiments on a small machine.
 """
 
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
@@ -26,6 +27,7 @@ def _imagenet(groups: int) -> CondenseNetConfig:
 
 VARIANTS: dict[str, CondenseNetConfig] = {
     **{f"condensenet-cifar-{depth}": _cifar(depth, 8, 16, 32) for depth in (50, 74, 86, 98, 110, 122)},
+    "condensenet-cifar-small": _cifar(38, 8, 16, 32),
     "condensenet-cifar-182": _cifar(182, 12, 24, 48),
     "condensenet-cifar-light-100": CondenseNetConfig(layers=(16,) * 3, growth_rates=(12,) * 3, reduction=0.5),
     "condensenet-cifar-grouped-100": CondenseNetConfig(

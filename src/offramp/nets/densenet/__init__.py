@@ -5,7 +5,7 @@ networks have 16 channels after the stem, as their published parameter counts sa
 authors' code does. ``mc`` has the exits of Huang et al., arXiv:1703.09844, section 5.1: 16 dense layers a block, exits behind
 the 6th and 12th of each. They call it 52 layers deep and say that all their DenseNets are BC; as such it costs the 3e8 they
 name (288 million MACs), while basic layers would cost 459 million. ``star`` is their DenseNet*, whose depths they do not give:
-those here are ours.
+those here are ours. So is ``small``, an ``mc`` of about 40 million MACs, for experiments on a small machine.
 """
 
 from offramp.nets.densenet.config import DenseNetConfig
@@ -48,6 +48,7 @@ VARIANTS: dict[str, DenseNetConfig] = {
         for depth, k in ((40, 12), (40, 36), (40, 48), (40, 60), (100, 12), (250, 24), (190, 40))
     },
     "densenet-cifar-mc": _bc(100, 12).replace(exit_layers=(6, 12, 22, 28, 38, 44)),
+    "densenet-cifar-small": _bc(40, 9).replace(exit_layers=(2, 4, 8, 10, 14, 16)),
     **{f"densenet-cifar-star-{depth}": _bc(depth, 8, 16, 32) for depth in (40, 64, 100)},
     "densenet-121": _imagenet(32, 6, 12, 24, 16),
     "densenet-169": _imagenet(32, 6, 12, 32, 32),

@@ -14,6 +14,7 @@ __all__ = ["CONFIG", "VARIANTS", "Ensemble", "EnsembleConfig"]
 CONFIG = {"ensemble": EnsembleConfig}
 
 VARIANTS: dict[str, EnsembleConfig] = {
+    "ensemble-cifar-small": EnsembleConfig.of(*(RESNETS[f"resnet-cifar-{depth}"] for depth in (8, 14))),
     "ensemble-cifar-resnet": EnsembleConfig.of(*(RESNETS[f"resnet-cifar-{depth}"] for depth in (20, 32, 44, 56, 110))),
     "ensemble-cifar-densenet": EnsembleConfig.of(
         DENSENETS["densenet-cifar-bc-40-12"],

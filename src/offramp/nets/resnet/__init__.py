@@ -5,7 +5,7 @@ ImageNet are of Huang et al., arXiv:1703.09844, section 5.1: ResNet-18 with one 
 resolutions. ``mc`` is that section's ResNet-MC: 62 layers, exits behind the 4th and 8th block of each resolution; an exit
 within a network is pooling and a linear layer, as the last one is. ``stochastic`` skips blocks in training (Huang et al.,
 arXiv:1603.09382, with a survival of 0.5 for the last). ``wide`` networks are those of Zagoruyko and Komodakis,
-arXiv:1605.07146, table 4.
+arXiv:1605.07146, table 4. Those of 8 and 14 layers and ``small`` are ours, for experiments on a small machine.
 """
 
 from offramp.nets.resnet.config import ResNetConfig
@@ -37,8 +37,9 @@ def _imagenet(*blocks: int, expansion: int = 1) -> ResNetConfig:
 
 
 VARIANTS: dict[str, ResNetConfig] = {
-    **{f"resnet-cifar-{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet-cifar-{depth}": _cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet-cifar-mc": _cifar(62).replace(exit_blocks=(4, 8, 14, 18, 24, 28)),
+    "resnet-cifar-small": _cifar(20).replace(exit_blocks=(1, 2, 4, 5, 7, 8)),
     "resnet-cifar-stochastic-110": _cifar(110).replace(stochastic_depth=0.5),
     **{f"resnet-cifar-wide-{depth}-{k}": _wide(depth, k) for depth, k in ((40, 4), (16, 8), (28, 10))},
     "resnet-10": _imagenet(1, 1, 1, 1),
