@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp.nets.fractalnet import VARIANTS, FractalNet, FractalNetConfig
-from offramp.nets.fractalnet.net import Column, Join
+from offramp.nets.fractalnet.net import Column, FractalConv, Join
 from shapes_only import parameters, shapes_only
 
 SMALL: dict[str, Any] = {"widths": (4, 8), "image_size": 8, "num_classes": 3}
@@ -37,7 +37,7 @@ def fractal(columns: list[Column], block: int, features: Tensor) -> Tensor:
     convs = [iter(column.convs(block)) for column in columns]
 
     def ways(number: int, given: Tensor) -> list[Tensor]:
-        made = next(convs[number])(given)
+        made = next(convs[number])(given, True)
         if number == len(columns) - 1:
             return [made]
         return [*ways(number + 1, torch.stack(ways(number + 1, given)).mean(0)), made]
@@ -65,10 +65,10 @@ def test_an_earlier_exit_is_one_column_alone(shake: Callable[[nn.Module], None])
         with torch.inference_mode():
             features = images
             for conv in stage.convs(0):
-                features = conv(features)
+                features = conv(features, False)
             features = F.max_pool2d(features, 2)
             for conv in stage.convs(1):
-                features = conv(features)
+                features = conv(features, False)
             torch.testing.assert_close(net(images)[k], stage.exit(features))
 
 
@@ -83,7 +83,8 @@ def test_the_whole_takes_over_what_columns_began_before_the_first_join() -> None
 def test_twenty_layers_have_the_parameters_of_the_papers_description() -> None:
     widths = (64, 128, 256, 512, 512)
     convs = sum(3 * 9 * a * b + 4 * 9 * b * b for a, b in zip((3, *widths), widths, strict=False))
-    norms, linear = sum(7 * 2 * width for width in widths), 4 * (512 * 10 + 10)
+    begun = 4  # of the first block, which have but one norm
+    norms, linear = sum(2 * 7 * 2 * width for width in widths) - begun * 2 * 64, 4 * (512 * 10 + 10)
     with shapes_only():
         assert parameters(VARIANTS["fractalnet-cifar-20"].build()) == convs + norms + linear
     assert round(convs / 1e6, 1) == 33.7
@@ -130,3 +131,16 @@ def test_impossible_networks_are_refused(changes: dict[str, Any], message: str) 
     with pytest.raises(ConfigError) as caught:
         FractalNetConfig(**(SMALL | changes))
     assert str(caught.value) == message
+
+
+def test_a_column_has_other_norms_alone_than_among_others(shake: Callable[[nn.Module], None]) -> None:
+    net = built(shake)
+    images = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        before = net(images)
+        for module in net.modules():
+            if isinstance(module, FractalConv) and module.together is not None:
+                module.together.reset_parameters()
+        after = net(images)
+    torch.testing.assert_close(after[:-1], before[:-1], rtol=0, atol=0)
+    assert not torch.allclose(after[-1], before[-1])

@@ -13,23 +13,45 @@ from offramp.nets.layers import he_fan_out_
 from offramp.shapes import State
 
 
-class FractalConv(nn.Sequential):
-    """3x3 convolution, dropout, norm, ReLU."""
+class FractalConv(nn.Module):
+    """3x3 convolution, dropout, norm, ReLU; with a norm for its column alone and, unless told else, one for all together.
 
-    def __init__(self, in_channels: int, out_channels: int, dropout: float) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-            nn.Dropout(dropout),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-        )
+    Args:
+        in_channels: it reads.
+        out_channels: it gives.
+        dropout: rate.
+        reads_joins: whether what it reads differs between the two.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dropout: float, *, reads_joins: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.alone = nn.BatchNorm2d(out_channels)
+        self.together = nn.BatchNorm2d(out_channels) if reads_joins else None
+
+    def forward(self, features: Tensor, together: bool) -> Tensor:
+        """(N, out, H, W) of (N, in, H, W)."""
+        norm = self.alone if self.together is None or not together else self.together
+        return F.relu_(norm(self.dropout(self.conv(features))))
 
     def folded(self) -> nn.Module:
-        """As one convolution."""
-        conv, _, norm, _ = self
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(norm, nn.BatchNorm2d)
-        return fold_pair(conv, norm)
+        """Without norms."""
+        together = None if self.together is None else fold_pair(self.conv, self.together)
+        return FoldedFractalConv(fold_pair(self.conv, self.alone), together)
+
+
+class FoldedFractalConv(nn.Module):
+    """Inference form of a :class:`FractalConv`."""
+
+    def __init__(self, alone: nn.Module, together: nn.Module | None) -> None:
+        super().__init__()
+        self.alone, self.together = alone, together
+
+    def forward(self, features: Tensor, together: bool) -> Tensor:
+        """(N, out, H, W) of (N, in, H, W)."""
+        conv = self.alone if self.together is None or not together else self.together
+        return conv(features)  # type: ignore[no-any-return]
 
 
 class MaxExit(nn.Module):
@@ -56,10 +78,21 @@ class Column(nn.Module):
         super().__init__()
         self.begins = 1 if number < config.columns - 1 or number == 0 else 2
         """Convolutions of the first block before the first join, which are the same alone and with other columns."""
+        several = config.columns > 1
         channels, blocks = config.image_channels, []
         for block, width in enumerate(config.widths):
             into = (channels, *[width] * (2**number - 1))
-            blocks.append(nn.ModuleList(FractalConv(one, width, config.dropout_of(block)) for one in into))
+            blocks.append(
+                nn.ModuleList(
+                    FractalConv(
+                        one,
+                        width,
+                        config.dropout_of(block),
+                        reads_joins=several and (block > 0 or place >= self.begins),
+                    )
+                    for place, one in enumerate(into)
+                )
+            )
             channels = width
         self.blocks = nn.ModuleList(blocks)
         self.exit = MaxExit(channels, config.num_classes)
@@ -70,7 +103,7 @@ class Column(nn.Module):
         for block in range(len(self.blocks)):
             features = features if block == 0 else _halved(features)
             for place, conv in enumerate(self.convs(block), 1):
-                features = conv(features)
+                features = conv(features, False)
                 if block == 0 and place == self.begins:
                     begun = features
         return begun, self.exit(features)
@@ -131,7 +164,7 @@ class Whole(nn.Module):
             for number in ending:
                 column, place = columns[number], step // (steps >> number)
                 early = begun[number] if place <= column.begins else None
-                held[number] = column.convs(block)[place - 1](held[number]) if early is None else early
+                held[number] = column.convs(block)[place - 1](held[number], True) if early is None else early
             features = self.join([held[number] for number in ending])
             for number in ending:
                 held[number] = features
@@ -143,7 +176,9 @@ class FractalNet(MultiExitNet):
 
     Where the paper draws for each batch whether one column or the whole is trained, here a step trains all of them: the sum
     of the exits' losses takes the place of the paper's global drop-path, and drop-path in the whole is the local one. Each
-    exit has a linear layer of its own. All columns keep the same convolutions and norms whether run alone or joined.
+    exit has a linear layer of its own. A column has the same convolutions alone and among others, but two sets of norms, as
+    what they read differs: with one set for both, exits lost 2 to 17 points after six epochs on CIFAR-10, against norms that
+    had seen only what the exit gives them.
 
     The state is the images and, of each column that has been run, what its convolutions before the first join gave, so that
     the whole does not compute them again.
