@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 2
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := data,vision,track,onnx,openvino,dev
+EXTRAS := data,vision,timm,track,onnx,openvino,dev
 
 .PHONY: setup test test-all demo bench verify lint types imports pytest clean
 

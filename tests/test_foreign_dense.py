@@ -1,6 +1,5 @@
 """Checkpoints of public DenseNet and CondenseNet code: the stored goldens, and what is written for that code."""
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 
 import offramp
 from offramp.classifier import Classifier
-from offramp.data.vision import load_transforms
 from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, convert
 from offramp.nets.densenet import DenseNet, DenseNetConfig
 from offramp.nets.foreign import condensenet_pytorch, densenet_pytorch
 from offramp.nets.pruning import condense, learned_convs
+from offramp.torchvision_import import import_torchvision
 from tiny import make_net
 from tiny import offramp as command
 
@@ -113,8 +112,7 @@ def test_files_that_torchvision_once_published_have_dots_in_their_names(tmp_path
 
 
 def test_torchvisions_own_networks_are_read(tmp_path: Path) -> None:
-    load_transforms()  # which knows how to import a torchvision built for another PyTorch
-    models = importlib.import_module("torchvision.models")
+    models = import_torchvision("torchvision.models", "this test")
     for name, ours in (("densenet121", "densenet-121"), ("densenet161", "densenet-161")):
         torch.manual_seed(0)
         theirs = getattr(models, name)(weights=None).eval()

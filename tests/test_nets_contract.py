@@ -32,7 +32,7 @@ def net(config: NetConfig, shake: Callable[[nn.Module], None]) -> MultiExitNet:
 
 def side_of(config: NetConfig) -> int:
     """Of the images: as small as all networks of that image size take them, so that large ones are quick too."""
-    return 16 if config.image_size <= 32 else 32
+    return max(16 if config.image_size <= 32 else 32, config.smallest_image)
 
 
 def images_for(config: NetConfig, count: int) -> Tensor:

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from offramp.classifier.converting import convert
     from offramp.engine.anytime import AnytimePredictor
     from offramp.errors import ArtifactError, BudgetError, ConfigError, DataError, MissingExtraError, OfframpError
+    from offramp.nets.attached import attach_exits
     from offramp_runtime.costs import Costs
 
 _HOMES = {
     "AnytimePredictor": "offramp.engine.anytime",
     "Classifier": "offramp.classifier",
     "Predictions": "offramp.classifier",
+    "attach_exits": "offramp.nets.attached",
     "convert": "offramp.classifier.converting",
     "create": "offramp.classifier",
     "ensemble": "offramp.classifier",
@@ -41,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "OfframpError",
     "Predictions",
+    "attach_exits",
     "convert",
     "create",
     "ensemble",

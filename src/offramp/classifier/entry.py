@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from offramp.catalog import lookup, suggest
 from offramp.classifier import folder, run_folder
@@ -54,6 +55,7 @@ def load(
     precision: str = "fp32",
     threads: int | None = None,
     device: str | None = None,
+    backbone: nn.Module | None = None,
 ) -> Classifier:
     """The classifier of a model folder, of a run's folder, or of a name such as ``"cifar10"``.
 
@@ -64,13 +66,17 @@ def load(
         precision: ``"fp32"``, ``"bf16"`` or ``"int8"``.
         threads: that compute one call; by default PyTorch's number.
         device: such as ``"cuda"``; by default the CPU.
+        backbone: for a model whose exits were attached to a module of your own: that module, or the network with its exits.
+            It is copied, and gets the weights of the file.
 
     Raises:
         ArtifactError: nothing there, or not to be read; or int8 of a model that has not been quantised.
         ConfigError: no such runtime or precision, or it cannot be had here.
         MissingExtraError: a package the runtime needs is not installed.
     """
-    return folder.read(find(path_or_name)).use(runtime, precision=precision, threads=threads, device=device)
+    return folder.read(find(path_or_name), backbone=backbone).use(
+        runtime, precision=precision, threads=threads, device=device
+    )
 
 
 def create(variant: str, *, num_classes: int | None = None) -> MultiExitNet:

@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
+from torch import nn
 
 from offramp.catalog import entries, suggest
 from offramp.classifier.classifier import Classifier
@@ -14,6 +15,7 @@ from offramp.classifier.identity import Storage, stored_form, weights_digest
 from offramp.data.preprocess import Preprocessing
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError
+from offramp.nets.attached import attached_to
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp_runtime.files import read_json, write_atomic, write_json
 from offramp_runtime.precision import Precision
@@ -67,19 +69,21 @@ def save(classifier: Classifier, folder: Path) -> None:
 
 
 @torch.inference_mode(False)
-def read(folder: Path, calibrated: bool = True) -> Classifier:
+def read(folder: Path, calibrated: bool = True, backbone: nn.Module | None = None) -> Classifier:
     """What :func:`save` wrote, on the CPU.
 
     Args:
         folder: the model folder.
         calibrated: whether to read the calibration too.
+        backbone: see :func:`offramp.load`.
 
     Raises:
         ArtifactError: missing, damaged, foreign or from a newer release.
     """
     about = read_json(folder / MODEL, FORMAT, VERSION)
     try:
-        net = _config(folder, about).build()
+        config = _config(folder, about)
+        net = config.build() if backbone is None else attached_to(backbone, config)
         net.load_state_dict(_weights(folder, about["weights_sha256"]))
         if about["storage"] not in get_args(Storage):
             raise ValueError(f"storage {about['storage']!r}")

@@ -90,6 +90,8 @@ class Running:
             ArtifactError: the graph is gone.
         """
         weights = self._digest()
+        if self._net.structure:
+            weights = hashlib.sha256((weights + self._net.structure).encode()).hexdigest()
         if precision != "int8" or self.int8_graph is None:
             return weights
         return hashlib.sha256((weights + self._graph_digest(self.int8_graph)).encode()).hexdigest()

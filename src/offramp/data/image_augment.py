@@ -52,10 +52,11 @@ class ImageAugment:
         return image
 
     def _randaugmented(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        from offramp.data.vision import load_transforms
+        from offramp.torchvision_import import import_torchvision
 
         operations, magnitude = self.randaugment
-        augment = load_transforms().RandAugment(operations, magnitude, fill=list(self.fill))
+        transforms = import_torchvision("torchvision.transforms.v2", "RandAugment")
+        augment = transforms.RandAugment(operations, magnitude, fill=list(self.fill))
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.manual_seed(int(rng.integers(2**63)))
             augmented: Image.Image = augment(image)

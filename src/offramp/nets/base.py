@@ -65,6 +65,8 @@ class MultiExitNet(nn.Module, ABC):
 
     stages: nn.ModuleList
     config: NetConfig
+    structure: str = ""
+    """What tells it from networks of the same config and weights, where these do not say it all."""
 
     @property
     def num_exits(self) -> int:
@@ -96,6 +98,17 @@ class MultiExitNet(nn.Module, ABC):
         """The states of several batches before the same stage, at least one, as that of one batch."""
         parts = ([part for part in same if part is not None] for same in zip(*states, strict=True))
         return tuple(torch.cat(part) if part else None for part in parts)
+
+    def rebuilt(self, config: NetConfig) -> "MultiExitNet":
+        """A network of ``config``, whose weights are to be replaced.
+
+        Args:
+            config: this network's, for other classes or images.
+
+        Raises:
+            ConfigError: such a network cannot be built.
+        """
+        return config.build()
 
     def fused(self, align: int = 1, merge: bool = True) -> "MultiExitNet":  # noqa: ARG002 - a family may use them
         """A float32 copy for inference only, with norms folded; the same logits up to rounding.

@@ -79,9 +79,19 @@ def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) ->
 def _answers(net: MultiExitNet) -> Iterator[tuple[str, nn.Linear]]:
     """The last linear layer of each exit."""
     for k, stage in enumerate(net.stages):
-        layers = [(name, part) for name, part in _exit(stage).named_modules() if isinstance(part, nn.Linear)]
-        name, layer = layers[-1]
-        yield f"stages.{k}.exit.{name}" if name else f"stages.{k}.exit", layer
+        own = f"stages.{k}.exit"
+        layers = [(name, part) for name, part in net.named_modules() if isinstance(part, nn.Linear)]
+        layers = [one for one in layers if one[0].startswith(f"stages.{k}.")]
+        # The last exit of a classifier that others were attached to lies within it.
+        exits = [one for one in layers if one[0] == own or one[0].startswith(f"{own}.")] if _holds(stage) else layers
+        if not exits:
+            raise ConfigError(f"exit {k} has no linear layer that could start anew; take the same classes")
+        yield exits[-1]
+
+
+def _holds(stage: nn.Module) -> bool:
+    """Whether the exit has weights."""
+    return next(_exit(stage).parameters(), None) is not None
 
 
 def _exit(stage: nn.Module) -> nn.Module:

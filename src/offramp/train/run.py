@@ -183,7 +183,8 @@ class Run:
             about["init"] = {"identity": self.init.identity, "source": self.init.about.get("source", {}).get("name")}
         model = self.out / MODEL
         Classifier(net.cpu(), source.classes, source.preprocessing, storage="fp16", about=about).save(model)
-        classifier = load(model)
+        # A module of one's own that exits were attached to is in no file.
+        classifier = load(model, backbone=net if net.structure else None)
         classifier.net.to(self.device)
         classifier.calibrate(source)
         classifier.save(model)

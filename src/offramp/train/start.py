@@ -51,7 +51,8 @@ def build_net(recipe: Recipe, source: Source, init: Classifier | None) -> MultiE
         ConfigError: see :func:`check_start`; or images of other channels than the model's.
     """
     check_start(recipe, init)
-    net = build_seeded(net_config(recipe, source, init).build, recipe.seed)
+    config = net_config(recipe, source, init)
+    net = build_seeded(config.build if init is None else lambda: init.net.rebuilt(config), recipe.seed)
     if init is not None:
         fresh_exits(net, init.net, keep_answers=init.classes == source.classes)
     return net

@@ -7,17 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from offramp.data.vision import load_transforms
 from offramp.errors import MissingExtraError
+from offramp.torchvision_import import import_torchvision
 
 NAME = "torchvision.transforms.v2"
 
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    load_transforms.cache_clear()
+    import_torchvision.cache_clear()
     yield
-    load_transforms.cache_clear()
+    import_torchvision.cache_clear()
 
 
 class Imports:
@@ -53,25 +53,25 @@ class Library:
 def declared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     monkeypatch.setattr(torch.library, "Library", Library(found))
-    monkeypatch.setattr("offramp.data.vision._KEPT", [])
+    monkeypatch.setattr("offramp.torchvision_import._KEPT", [])
     return found
 
 
 def imports(monkeypatch: pytest.MonkeyPatch, *ends: Exception | ModuleType) -> Imports:
     stand_in = Imports(*ends)
-    monkeypatch.setattr("offramp.data.vision.importlib.import_module", stand_in)
+    monkeypatch.setattr("offramp.torchvision_import.importlib.import_module", stand_in)
     return stand_in
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 def test_the_transforms_come_whether_or_not_the_operators_of_torchvision_load() -> None:
-    assert load_transforms().RandAugment(2, 9)(Image.new("L", (5, 4))).size == (5, 4)
+    assert import_torchvision(NAME, "RandAugment").RandAugment(2, 9)(Image.new("L", (5, 4))).size == (5, 4)
 
 
 def test_without_torchvision_the_way_to_install_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     imports(monkeypatch, ModuleNotFoundError("No module named 'torchvision'"))
     with pytest.raises(MissingExtraError) as caught:
-        load_transforms()
+        import_torchvision(NAME, "RandAugment")
     assert str(caught.value) == (
         "RandAugment needs torchvision, which is not installed: pip install 'offramp[vision]'"
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_torchvision_that_loads_is_taken_as_it_is(
 ) -> None:
     module = ModuleType(NAME)
     asked = imports(monkeypatch, module)
-    assert load_transforms() is load_transforms() is module
+    assert import_torchvision(NAME, "RandAugment") is import_torchvision(NAME, "RandAugment") is module
     assert asked.asked == [NAME]
     assert declared == []
 
@@ -95,7 +95,7 @@ def test_one_whose_operators_are_missing_is_imported_anew_with_them_declared(
     for name, one in half.items():
         monkeypatch.setitem(sys.modules, name, one)
     asked = imports(monkeypatch, RuntimeError("operator torchvision::nms does not exist"), module)
-    assert load_transforms() is module
+    assert import_torchvision(NAME, "RandAugment") is module
     assert asked.asked == [NAME, NAME]
     assert declared == [("torchvision", "DEF"), ("nms",), ("qnms",)]
     assert [name for name in half if name in sys.modules] == ["torchvision_else"]
@@ -107,5 +107,5 @@ def test_other_failures_of_the_import_are_not_hidden(
 ) -> None:
     imports(monkeypatch, error)
     with pytest.raises(type(error), match=str(error)):
-        load_transforms()
+        import_torchvision(NAME, "RandAugment")
     assert declared == []

@@ -1,0 +1,91 @@
+"""Classifiers of other packages, by name."""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from offramp.errors import ArtifactError, ConfigError, MissingExtraError
+from offramp.nets.attached.config import OWN, AttachedConfig
+from offramp.torchvision_import import import_torchvision
+
+# GoogLeNet would give the logits of its two training exits too, which are none to stop at.
+_TORCHVISION: dict[str, dict[str, Any]] = {"googlenet": {"aux_logits": False, "init_weights": True}}
+
+
+def build_backbone(config: AttachedConfig) -> nn.Module:
+    """The classifier of a config, freshly initialised.
+
+    Raises:
+        ArtifactError: it is a module of one's own.
+        ConfigError: its package has no such network.
+        MissingExtraError: its package is not installed.
+    """
+    if config.backbone == OWN:
+        raise ArtifactError(
+            "exits were attached to a module of one's own, which no file can build; pass it again in Python: "
+            "offramp.load(PATH, backbone=MODULE)"
+        )
+    source, _, name = config.backbone.partition("@")[0].partition(":")
+    build = _timm if source == "timm" else _torchvision
+    try:
+        return build(name, config)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever another package raises at a name or a number it does not know
+        here = version(source)
+        raise ConfigError(
+            f"backbone={config.backbone}: {source} {here} does not build it ({str(error).splitlines()[0]}); "
+            f"see the names it has, or install the version it was made with"
+        ) from None
+
+
+def with_version(backbone: str) -> str:
+    """``timm:NAME`` with the version that is installed, if one is."""
+    source, _, name = backbone.partition(":")
+    if backbone == OWN or "@" in name:
+        return backbone
+    try:
+        return f"{backbone}@{version(source)}"
+    except PackageNotFoundError:
+        return backbone
+
+
+def recognised(module: nn.Module, num_classes: int, channels: int) -> str:
+    """``timm:NAME@VERSION`` where that builds such a module; else ``own``."""
+    if not type(module).__module__.startswith("timm."):
+        return OWN
+    name = getattr(module, "pretrained_cfg", {}).get("architecture")
+    if not name:
+        return OWN
+    config = AttachedConfig(backbone=with_version(f"timm:{name}"), num_classes=num_classes, image_channels=channels)
+    try:
+        with torch.device("meta"):
+            twin = build_backbone(config)
+    except ConfigError:
+        return OWN
+    return config.backbone if repr(twin) == repr(module) else OWN
+
+
+def _timm(name: str, config: AttachedConfig) -> nn.Module:
+    import_torchvision("torchvision", "timm")  # which timm imports, without knowing how
+    try:
+        from timm import create_model
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"backbone {config.backbone} needs timm, which is not installed: pip install 'offramp[timm]'"
+        ) from None
+    make: Callable[..., nn.Module] = create_model
+    return make(name, pretrained=False, num_classes=config.num_classes, in_chans=config.image_channels)
+
+
+def _torchvision(name: str, config: AttachedConfig) -> nn.Module:
+    models = import_torchvision("torchvision.models", f"backbone {config.backbone}")
+    if config.image_channels != 3:
+        raise ValueError("its networks take images of 3 channels")
+    module: nn.Module = models.get_model(
+        name, weights=None, num_classes=config.num_classes, **_TORCHVISION.get(name, {})
+    )
+    return module

@@ -1,0 +1,155 @@
+"""A classifier cut into stages."""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offramp.errors import ArtifactError, ConfigError
+from offramp.nets.attached.config import OWN, AttachedConfig
+from offramp.nets.attached.split import Piece, split
+from offramp.nets.base import MultiExitNet, NetConfig, check_images
+from offramp.shapes import State
+
+
+class AttachedExit(nn.Module):
+    """Pooling over all but the channels, batch norm, linear layer.
+
+    The norm makes features of any scale fit for the learning rate of a linear layer, also where the backbone is frozen.
+    """
+
+    def __init__(self, channels: int, axis: int, num_classes: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.norm = nn.BatchNorm1d(channels)
+        self.linear = nn.Linear(channels, num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        others = [axis for axis in range(1, features.ndim) if axis != self.axis % features.ndim]
+        pooled = features.mean(others) if others else features
+        return self.linear(self.norm(pooled))  # type: ignore[no-any-return]
+
+
+class AttachedStage(nn.Module):
+    """A piece of the classifier, and its exit.
+
+    Args:
+        piece: what it computes.
+        classifier: the exit; the last one is the classifier's own, and nothing more.
+    """
+
+    def __init__(self, piece: Piece, classifier: nn.Module) -> None:
+        super().__init__()
+        self.body = piece.body
+        self.exit = classifier
+
+    def forward(self, state: State) -> tuple[State, Tensor]:
+        """The next state and the logits (N, C)."""
+        end, kept = self.body(*state)
+        return kept or (None,), self.exit(end)
+
+
+class AttachedNet(MultiExitNet):
+    """A classifier with exits between its modules; the last exit gives what the classifier gives.
+
+    The state is what later stages read of what earlier ones have computed; behind the last it is empty.
+
+    Args:
+        config: where exits are.
+        module: the classifier, from images to logits; its weights are used, not copied.
+
+    Raises:
+        ConfigError: it cannot be cut there, or does not take such images or give so many logits.
+    """
+
+    config: AttachedConfig
+
+    def __init__(self, config: AttachedConfig, module: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        weight = next(module.parameters(), torch.zeros(()))
+        meta = weight.device.type == "meta"
+
+        def example(count: int) -> Tensor:
+            side = config.image_size
+            return torch.zeros(count, config.image_channels, side, side, device=weight.device, dtype=weight.dtype)
+
+        try:
+            pieces = split(module, config.at, example)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            raise ConfigError(
+                f"the classifier does not take images of {config.image_channels}x{config.image_size}x{config.image_size} "
+                f"({reason}); say image_size and image_channels"
+            ) from None
+        if pieces[-1].shape != (config.num_classes,):
+            raise ConfigError(
+                f"num_classes={config.num_classes}: the classifier gives values of shape {pieces[-1].shape} for an image"
+            )
+        if config.backbone == OWN:
+            self.structure = hashlib.sha256(
+                "".join(f"{piece.body.code}{piece.body}" for piece in pieces).encode()
+            ).hexdigest()
+        exits = [_exit(piece, name, config) for piece, name in zip(pieces, config.at, strict=False)]
+        exits = exits if meta else [one.to(weight.device, weight.dtype) for one in exits]
+        self.stages = nn.ModuleList(
+            AttachedStage(piece, one) for piece, one in zip(pieces, (*exits, nn.Identity()), strict=True)
+        )
+        self.train(module.training)
+
+    def start(self, images: Tensor) -> State:
+        """State before stage 0: normalised images (N, C, H, W)."""
+        check_images(images, self.config.image_channels, self.config.smallest_image)
+        return (images,)
+
+    def direct(self, k: int, images: Tensor) -> Tensor:
+        """Logits (N, C) of exit k, without earlier exits."""
+        state = self.start(images)
+        end = images
+        stages = [stage for stage in self.stages if isinstance(stage, AttachedStage)]
+        for stage in stages[: k + 1]:
+            end, state = stage.body(*state)
+        logits: Tensor = stages[k].exit(end)
+        return logits
+
+    def rebuilt(self, config: NetConfig) -> MultiExitNet:
+        """A network of ``config``, whose weights are to be replaced; see :meth:`MultiExitNet.rebuilt`."""
+        assert isinstance(config, AttachedConfig)
+        if config.backbone != OWN:
+            return config.build()
+        if config.num_classes != self.config.num_classes or config.image_channels != self.config.image_channels:
+            raise ConfigError(
+                f"the exits were attached to a module of one's own for {self.config.num_classes} classes and images of "
+                f"{self.config.image_channels} channels; attach them to one for this data"
+            )
+        twin = copy.deepcopy(self)
+        twin.config = config
+        return twin
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As modules do.
+
+        Raises:
+            ArtifactError: these are the weights of another backbone.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ArtifactError(
+                f"the weights do not fit the backbone {self.config.backbone} as it is here ({reason}); "
+                "install the version it was saved with, or pass the same module"
+            ) from None
+
+
+def _exit(piece: Piece, name: str, config: AttachedConfig) -> AttachedExit:
+    axes = len(piece.shape) + 1
+    if axes < 2:
+        raise ConfigError(f"at: '{name}' gives one number per image; cut behind a module that gives features")
+    last = config.channels_at == "last" or (config.channels_at == "auto" and axes == 3)
+    axis = axes - 1 if last else 1
+    return AttachedExit(piece.shape[axis - 1], axis, config.num_classes)
