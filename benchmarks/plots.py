@@ -1,6 +1,6 @@
 """Plots of what benchmarks measured, as SVG in docs/images; equal figures draw equal files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ COLOURS = {
     "layers": "#00798c",
     "all": "#5c4d7d",
 }
+SERIES = ("#d1495b", "#00798c", "#edae49", "#5c4d7d", "#66a182", "#8a8f98")
 
 
 @dataclass
@@ -56,6 +57,18 @@ def line_plot(name: str, panels: Mapping[str, Curves]) -> None:
             place.set_xscale("log", base=2)
             place.set_xticks(curves.places, labels=map(str, curves.places))
         place.set_ylim(bottom=0)
+        place.legend(frameon=False, fontsize=8)
+    _save(figure, name)
+
+
+def scatter_lines(name: str, value: str, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> None:
+    """A panel per quantity along the axis; points of the same line are joined."""
+    figure, axes = _canvas(len(panels))
+    for place, (over, lines) in zip(axes, panels.items(), strict=True):
+        for (line, points), colour in zip(lines.items(), SERIES, strict=False):
+            place.plot(*zip(*points, strict=True), "o-", color=colour, label=line, markersize=4)
+        place.set(xlabel=over, ylabel=value)
+        place.set_xlim(left=0)
         place.legend(frameon=False, fontsize=8)
     _save(figure, name)
 

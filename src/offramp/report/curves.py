@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 
+from offramp.decide.interpolation import envelope
 from offramp.report.evaluation import BudgetReport, Evaluation
 from offramp_runtime.budget import Outcome
 
@@ -26,7 +27,12 @@ def curves_svg(evaluation: Evaluation, curve: Sequence[Outcome], budgets: Sequen
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     by_macs, by_time = figure.subplots(1, 2, sharey=True)
     mega = [value / 1e6 for value in evaluation.exits.macs]
-    by_macs.plot(mega, accuracy, "o--", color=GREY, label="anytime: every image to the same exit")
+    corners = envelope(mega, accuracy)
+    by_macs.plot(mega, accuracy, "o", color=GREY, label="anytime: every image to the same exit")
+    by_macs.plot(
+        [mega[k] for k in corners], [accuracy[k] for k in corners], "--", color=GREY,
+        label="interpolated: each image to one of two exits at random",
+    )  # fmt: skip
     if curve:
         by_macs.plot(*_points(curve), color=RED, linewidth=2, label="budgeted: each image as deep as it needs")
     run = [one.outcome for one in budgets if one.unit == "MAC"]
