@@ -1,8 +1,9 @@
 """The families side by side, from short CIFAR-10 trainings of equal compute: accuracy against MACs and milliseconds.
 
 Every network is trained by the recipe ``small-cifar`` (6 epochs; of the ensemble each member by itself), one run each (n = 1),
-and tested on the 10,000 test images. The networks differ in MACs by at most 8 %, so that 6 epochs are the same compute within
-that; the table says how much it was: three times the forward pass of all exits, per image. CondenseNet is shown as converted,
+and tested on the 10,000 test images. The networks differ in MACs by at most 9 %, so that 6 epochs are the same compute within
+that; the table says how much it was: three times the forward pass of all exits, per image. In which precision they were
+trained, and all other values, stands beside the figures in the JSON file. CondenseNet is shown as converted,
 with grouped convolutions. Milliseconds are process CPU time of one image up to the exit, stage after stage, in ONNX Runtime on
 one thread. These are small networks after little training: what the papers report after 300 epochs is another matter.
 """
