@@ -283,3 +283,32 @@ def test_a_named_network_has_to_be_the_one_that_is_given() -> None:
 def test_networks_that_papers_compare_with_have_their_parameters(name: str, millions: float) -> None:
     with shapes_only():
         assert round(parameters(VARIANTS[name].build()) / 1e6, 1) == millions
+
+
+class Overwriting(Own):
+    """Runs a part for what it does to its input."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        stem = self.stem(images)
+        torch.nn.Module.__call__(self.early[2], stem)
+        return self.classify(self.late(stem).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_classifier_that_would_answer_otherwise_is_refused() -> None:
+    module = Overwriting()
+    module.early[2] = nn.ReLU(inplace=True)
+    with pytest.raises(ConfigError, match="cut there, the classifier answers otherwise"):
+        attached(module, "late")
+
+
+def test_an_exit_before_a_part_that_overwrites_its_input_can_be_trained() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    net = attach_exits(module, ["1"], image_size=8).train()
+    torch.autograd.backward(net(torch.randn(4, 3, 8, 8)).square().mean())
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
+def test_names_that_could_be_addresses_are_refused() -> None:
+    for name in ("timm:hf-hub:somebody/net", "timm:local-dir:/tmp/x", "torchvision:a/b"):
+        with pytest.raises(ConfigError, match="must be timm:NAME, torchvision:NAME or own"):
+            AttachedConfig(backbone=name)

@@ -35,7 +35,8 @@ def attach_exits(
     """A network with an exit behind each of some modules of a classifier, and the classifier's own answer as the last.
 
     The new exits are pooling, batch norm and a linear layer, and have to be trained: wrap the network in a
-    :class:`offramp.Classifier`, save it, and run ``offramp train finetune --init MODEL --freeze backbone``.
+    :class:`offramp.Classifier`, save it, and run ``offramp train finetune --init MODEL --freeze backbone``; for a module of
+    one's own, which no command can build, :class:`offramp.train.run.Run` with ``init=``.
 
     Args:
         module: any classifier, from normalised images (N, C, H, W) to logits (N, classes). Its weights are used, not copied.
@@ -53,7 +54,7 @@ def attach_exits(
             ``backbone`` names.
     """
     classes = _classes(module, image_size, image_channels)
-    named = with_version(backbone) if backbone else recognised(module, classes, image_channels)
+    named = with_version(backbone) if backbone else recognised(module, classes, image_channels, image_size)
     config = AttachedConfig(
         backbone=named,
         at=tuple(at),

@@ -9,6 +9,7 @@ from torch import nn
 
 from offramp.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp.nets.attached.config import OWN, AttachedConfig
+from offramp.nets.attached.split import in_mode
 from offramp.torchvision_import import import_torchvision
 
 # GoogLeNet would give the logits of its two training exits too, which are none to stop at.
@@ -37,7 +38,7 @@ def build_backbone(config: AttachedConfig) -> nn.Module:
     except Exception as error:  # whatever another package raises at a name or a number it does not know
         here = version(source)
         raise ConfigError(
-            f"backbone={config.backbone}: {source} {here} does not build it ({str(error).splitlines()[0]}); "
+            f"backbone={config.backbone}: {source} {here} does not build it ({(str(error) or repr(error)).splitlines()[0]}); "
             f"see the names it has, or install the version it was made with"
         ) from None
 
@@ -53,7 +54,7 @@ def with_version(backbone: str) -> str:
         return backbone
 
 
-def recognised(module: nn.Module, num_classes: int, channels: int) -> str:
+def recognised(module: nn.Module, num_classes: int, channels: int, side: int) -> str:
     """``timm:NAME@VERSION`` where that builds such a module; else ``own``."""
     if not type(module).__module__.startswith("timm."):
         return OWN
@@ -62,11 +63,22 @@ def recognised(module: nn.Module, num_classes: int, channels: int) -> str:
         return OWN
     config = AttachedConfig(backbone=with_version(f"timm:{name}"), num_classes=num_classes, image_channels=channels)
     try:
-        with torch.device("meta"):
-            twin = build_backbone(config)
-    except ConfigError:
+        twin = build_backbone(config)
+        twin.load_state_dict(module.state_dict())
+        same = repr(twin) == repr(module) and _answers_alike(twin, module, channels, side)
+    except (ConfigError, RuntimeError, ValueError, AssertionError):
         return OWN
-    return config.backbone if repr(twin) == repr(module) else OWN
+    return config.backbone if same else OWN
+
+
+@torch.no_grad()
+def _answers_alike(twin: nn.Module, module: nn.Module, channels: int, side: int) -> bool:
+    weight = next(module.parameters())
+    images = torch.rand(2, channels, side, side, device=weight.device, dtype=weight.dtype)
+    with in_mode(module, training=False):
+        expected = module(images.clone())
+    found = twin.to(weight.device, weight.dtype).eval()(images)
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def _timm(name: str, config: AttachedConfig) -> nn.Module:

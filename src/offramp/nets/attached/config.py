@@ -1,5 +1,6 @@
 """The frozen description of a classifier that exits were attached to."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -38,7 +39,8 @@ class AttachedConfig(Config):
         if len(set(self.at)) != len(self.at):
             raise ConfigError(f"at={self.at!r}: names a module twice; one exit stands behind each")
         kind, colon, name = self.backbone.partition(":")
-        known = kind in ("timm", "torchvision") and colon and name.partition("@")[0]
+        # No colon or slash: some packages take such names for addresses to download from.
+        known = kind in ("timm", "torchvision") and colon and re.fullmatch(r"[\w.-]+", name.partition("@")[0])
         self.check_holds("backbone", self.backbone == OWN or bool(known), "timm:NAME, torchvision:NAME or own")
 
     @property

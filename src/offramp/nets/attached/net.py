@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from offramp.errors import ArtifactError, ConfigError
 from offramp.nets.attached.config import OWN, AttachedConfig
-from offramp.nets.attached.split import Piece, split
+from offramp.nets.attached.split import Piece, in_mode, split
 from offramp.nets.base import MultiExitNet, NetConfig, check_images
 from offramp.shapes import State
 
@@ -30,7 +30,7 @@ class AttachedExit(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N, classes)."""
         others = [axis for axis in range(1, features.ndim) if axis != self.axis % features.ndim]
-        pooled = features.mean(others) if others else features
+        pooled = features.mean(others) if others else features.clone()  # what follows may overwrite them
         return self.linear(self.norm(pooled))  # type: ignore[no-any-return]
 
 
@@ -100,6 +100,18 @@ class AttachedNet(MultiExitNet):
             AttachedStage(piece, one) for piece, one in zip(pieces, (*exits, nn.Identity()), strict=True)
         )
         self.train(module.training)
+        if not meta:
+            self._check_same(module, torch.rand_like(example(2)))
+
+    @torch.no_grad()
+    def _check_same(self, module: nn.Module, images: Tensor) -> None:
+        with in_mode(module, training=False), in_mode(self, training=False):
+            expected, found = module(images.clone()), self.direct(self.num_exits - 1, images.clone())
+        if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+            raise ConfigError(
+                f"at={self.config.at}: cut there, the classifier answers otherwise, as a part of it overwrites what others "
+                "read; cut between other modules"
+            )
 
     def start(self, images: Tensor) -> State:
         """State before stage 0: normalised images (N, C, H, W)."""
@@ -126,7 +138,12 @@ class AttachedNet(MultiExitNet):
                 f"the exits were attached to a module of one's own for {self.config.num_classes} classes and images of "
                 f"{self.config.image_channels} channels; attach them to one for this data"
             )
-        twin = copy.deepcopy(self)
+        if config.at != self.config.at or config.channels_at != self.config.channels_at:
+            raise ConfigError(f"backbone: its exits are at {self.config.at}, those of the model at {config.at}")
+        twin = copy.deepcopy(self).requires_grad_(True)
+        for part in twin.modules():
+            if isinstance(part, AttachedExit):
+                part.linear.reset_parameters()
         twin.config = config
         return twin
 
