@@ -49,9 +49,10 @@ class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.times = 1.0
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.conv(features) if bool(features.isfinite().all()) else features
+        return self.times * self.conv(features) if bool(features.isfinite().all()) else features
 
 
 @pytest.fixture
@@ -100,6 +101,11 @@ def test_the_modules_weights_are_used_and_its_mode_is_kept(own: Own) -> None:
         own.train(training)
         net = attach_exits(own, ["early"], image_size=8)
         assert {part.training for part in (*own.modules(), *net.modules())} == {training}
+    own.train()
+    own.early[1].eval()
+    net = attach_exits(own, ["early"], image_size=8)
+    assert not own.early[1].training
+    assert all(part.training for part in net.modules() if part is not own.early[1])
     assert {id(weight) for weight in own.parameters()} < {id(weight) for weight in net.parameters()}
 
 
@@ -226,6 +232,11 @@ def test_two_modules_of_the_same_weights_are_told_apart(own: Own) -> None:
     second = Classifier(attached(other, "early"), CLASSES, PREPROCESSING)
     assert first.net.config == second.net.config
     assert first.identity != second.identity
+    scaled = Own()
+    scaled.load_state_dict(own.state_dict())
+    scaled.late.times = 3.0
+    torch.manual_seed(0)
+    assert Classifier(attached(scaled, "early"), CLASSES, PREPROCESSING).identity != first.identity
 
 
 def test_exits_are_trained_while_the_backbone_keeps_its_answers(own: Own) -> None:
@@ -309,6 +320,6 @@ def test_an_exit_before_a_part_that_overwrites_its_input_can_be_trained() -> Non
 
 
 def test_names_that_could_be_addresses_are_refused() -> None:
-    for name in ("timm:hf-hub:somebody/net", "timm:local-dir:/tmp/x", "torchvision:a/b"):
+    for name in ("timm:hf-hub:somebody/net", "timm:local-dir:somewhere", "torchvision:a/b"):
         with pytest.raises(ConfigError, match="must be timm:NAME, torchvision:NAME or own"):
             AttachedConfig(backbone=name)

@@ -91,15 +91,16 @@ class AttachedNet(MultiExitNet):
                 f"num_classes={config.num_classes}: the classifier gives values of shape {pieces[-1].shape} for an image"
             )
         if config.backbone == OWN:
-            self.structure = hashlib.sha256(
-                "".join(f"{piece.body.code}{piece.body}" for piece in pieces).encode()
-            ).hexdigest()
+            self.structure = hashlib.sha256("".join(map(_described, pieces)).encode()).hexdigest()
         exits = [_exit(piece, name, config) for piece, name in zip(pieces, config.at, strict=False)]
         exits = exits if meta else [one.to(weight.device, weight.dtype) for one in exits]
         self.stages = nn.ModuleList(
             AttachedStage(piece, one) for piece, one in zip(pieces, (*exits, nn.Identity()), strict=True)
         )
-        self.train(module.training)
+        theirs = set(module.modules())
+        for part in self.modules():
+            if part not in theirs:  # frozen norms of the classifier stay so
+                part.training = module.training
         if not meta:
             self._check_same(module, torch.rand_like(example(2)))
 
@@ -161,6 +162,16 @@ class AttachedNet(MultiExitNet):
                 f"the weights do not fit the backbone {self.config.backbone} as it is here ({reason}); "
                 "install the version it was saved with, or pass the same module"
             ) from None
+
+
+def _described(piece: Piece) -> str:
+    """Code around the cuts, and of each module the class and what plain values it was made with."""
+    lines = [piece.body.code]
+    for name, part in piece.body.named_modules():
+        plain = {key: value for key, value in vars(part).items() if isinstance(value, bool | int | float | str)}
+        plain.pop("training")
+        lines.append(f"{name} {type(part).__qualname__} {sorted(plain.items())}\n")
+    return "".join(lines)
 
 
 def _exit(piece: Piece, name: str, config: AttachedConfig) -> AttachedExit:

@@ -16,9 +16,7 @@ class Piece:
     """Part of a module."""
 
     body: fx.GraphModule
-    """Takes what :attr:`reads` counts, and gives the value the piece ends with and a tuple of what later pieces read."""
-    reads: int
-    """Tensors it takes."""
+    """Takes what earlier pieces kept, and gives the value the piece ends with and a tuple of what later pieces read."""
     shape: tuple[int, ...]
     """Of the value it ends with, without the axis of the samples."""
 
@@ -60,7 +58,7 @@ def split(module: nn.Module, at: Sequence[str], example: Callable[[int], Tensor]
         later = {node for part in rest for one in part for node in one.all_input_nodes}
         available = {*reads, *own}
         keeps = sorted((node for node in later & available if node in batched or node is images), key=order.__getitem__)
-        pieces.append(Piece(_piece(module, reads, own, end, keeps), len(reads), tuple(values[end].shape[1:])))
+        pieces.append(Piece(_piece(module, reads, own, end, keeps), tuple(values[end].shape[1:])))
         reads = keeps
     return pieces
 
