@@ -1,7 +1,9 @@
 """From a trained CondenseNet to a model that computes what is left of it, as users do it."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from offramp.catalog import entries
 from offramp.classifier import Classifier, load
 from offramp.classifier.converting import convert
 from offramp.errors import ConfigError
-from offramp.measure.forms import fastest_forms, forms_of
-from offramp.nets.condensenet import CondenseNet, CondenseNetConfig
+from offramp.measure.forms import REPEATS, fastest_forms, forms_of
+from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, Form
 from offramp.nets.pruning import condense
 from offramp.train.groups import fresh_exits
 from offramp.train.halving import fine_tune
@@ -62,22 +64,51 @@ def test_a_converted_classifier_gives_the_same_answers_with_fewer_macs_and_param
     assert sum(after.about["converted"]["forms"].values()) == 4
 
 
-def test_each_layer_takes_the_form_that_took_the_least_time() -> None:
-    clock = Clock()
-    calls = iter(range(10**6))
-    parts = 1 + 2 + 1 + 2  # the stem, two blocks of two layers, the pooling between them
+FORMS: tuple[Form, ...] = ("grouped", "folded", "dense", "ungrouped")
 
-    def read() -> float:  # twice for each part: in the n-th of four forms, part n of the learned ones takes no time
-        number = next(calls)
-        form, place = number // (2 * parts) % 4, number // 2 % parts
-        learned = [1, 2, 4, 5]
-        if number % 2 and not (place in learned and learned.index(place) == form):
-            clock.pass_ms(1)
+
+def readings(forms: tuple[Form, ...], layers: Iterable[int], at_borders: int) -> Iterator[int]:
+    """What the clock moves by before each reading, in one lap through the stem, two layers, the pooling, and two layers.
+
+    Args:
+        forms: of the four layers.
+        layers: what each takes.
+        at_borders: what it takes to go from a layer to one of another form in the same block.
+    """
+    for start in (0, 2):
+        yield from (0, 0)  # the stem, or the pooling
+        took = dict(zip(range(4), layers, strict=True))
+        for grouped, places in groupby((start, start + 1), lambda place: forms[place] == "grouped"):
+            border = at_borders if forms[start] != forms[start + 1] else 0
+            if grouped:  # a block of them reads at its start and end, and between its layers
+                yield from (0, border, *(took[place] for place in places), 0)
+            else:
+                yield from (step for place in places for step in (0, took[place]))
+
+
+@pytest.mark.parametrize("at_borders", [0, 9])
+def test_each_layer_takes_the_form_that_took_the_least_time_unless_all_alike_are_faster_together(
+    at_borders: int,
+) -> None:
+    alike = [((form,) * 4, [0 if place == mine else 1 for place in range(4)]) for mine, form in enumerate(FORMS)]
+    mixed = [(FORMS, [0] * 4), alike[0]]
+    steps = (
+        step
+        for candidates in (alike, mixed)
+        for _ in range(3 + REPEATS)
+        for forms, layers in candidates
+        for step in readings(forms, layers, at_borders)
+    )
+    clock = Clock()
+
+    def read() -> float:
+        clock.pass_ms(next(steps))
         return clock()
 
     net = classifier().net
     assert isinstance(net, CondenseNet)
-    assert fastest_forms(net, read) == ("grouped", "folded", "dense", "ungrouped")
+    assert fastest_forms(net, read) == (("grouped",) * 4 if at_borders else FORMS)
+    assert next(steps, None) is None
 
 
 def test_a_transition_takes_the_form_nearest_to_one_it_cannot_have() -> None:

@@ -26,7 +26,8 @@ class EagerRuntime:
 
     def __init__(self, net: MultiExitNet, precision: str, device: torch.device) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._net = net.fused().to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = net.fused(eager=device.type == "cpu")
+        self._net = fused.to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def num_exits(self) -> int:

@@ -9,9 +9,9 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
-from offramp.nets.chain import ChainStage, Features
+from offramp.nets.chain import ChainStage, Features, Ordinary
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, Form, convert
-from offramp.nets.dense_layers import DenseLayer, Transition
+from offramp.nets.condensenet.buffered import BufferedBlock
 
 REPEATS = 15
 IN_TRANSITIONS: dict[Form, Form] = {"folded": "grouped", "ungrouped": "dense"}
@@ -36,35 +36,53 @@ def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_count
         ConfigError: the network has no learned convolutions, or they have not dropped their last portion.
     """
     net = copy.deepcopy(net).cpu()
-    candidates = [forms_of(net.config, form) for form in cast(tuple[Form, ...], get_args(Form))]
-    made = [_ready(convert(net, forms)) for forms in candidates]
+    uniform = [forms_of(net.config, form) for form in cast(tuple[Form, ...], get_args(Form))]
     side = net.config.image_size
     image = torch.zeros(1, net.config.image_channels, side, side)
+    times = _times(net, uniform, image, clock)
+    mixed = tuple(
+        min(zip(uniform, times, strict=True), key=lambda pair: pair[1][place])[0][place]
+        for place in range(net.config.num_learned)
+    )
+    # A layer of another form than its neighbours may cost them time, so that all alike can still be faster.
+    contenders = [mixed, min(zip(uniform, times, strict=True), key=lambda pair: sum(pair[1]))[0]]
+    whole = [sum(one) for one in _times(net, contenders, image, clock)]
+    return contenders[whole.index(min(whole))]
+
+
+def _times(
+    net: CondenseNet, candidates: list[tuple[Form, ...]], image: Tensor, clock: Callable[[], float]
+) -> list[list[float]]:
+    """Median seconds of each part with a learned convolution, then those of all others together, per candidate."""
+    made = [_ready(convert(net, forms)) for forms in candidates]
     laps: list[list[list[float]]] = [[] for _ in candidates]
     for _ in range(3 + REPEATS):  # a slow moment meets all forms alike
         for one, stage in zip(laps, made, strict=True):
             one.append(_lap(stage, image, clock))
-    times = [[median(part[3:]) for part in zip(*one, strict=True)] for one in laps]
-    parts = net.chain[0].parts
-    learned = [place for place, part in enumerate(parts) if isinstance(part, DenseLayer | Transition)]
-    return tuple(
-        min(zip(candidates, times, strict=True), key=lambda pair: pair[1][place])[0][number]
-        for number, place in enumerate(learned)
-    )
+    return [[median(part[3:]) for part in zip(*one, strict=True)] for one in laps]
 
 
 def _ready(net: CondenseNet) -> ChainStage:
     """As runtime ``eager`` runs it."""
-    fused = net.fused().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fused = net.fused(eager=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return cast(ChainStage, fused.stages[0])
 
 
 def _lap(stage: ChainStage, image: Tensor, clock: Callable[[], float]) -> list[float]:
-    """Seconds of each part."""
-    features: Features = (image.contiguous(memory_format=torch.channels_last),)
-    seconds = []
+    """Seconds of each part with a learned convolution, in the order of the network, then those of all others."""
+    features: Features = (image,)
+    learned, others = [], 0.0
     for part in stage.parts:
         began = clock()
+        if isinstance(part, BufferedBlock):
+            features, each = part.timed(features, clock)
+            learned += each
+            others += clock() - began - sum(each)
+            continue
         features = part(features)
-        seconds.append(clock() - began)
-    return seconds
+        took = clock() - began
+        if isinstance(part, Ordinary):
+            others += took
+        else:
+            learned.append(took)
+    return [*learned, others]

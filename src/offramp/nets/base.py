@@ -110,13 +110,15 @@ class MultiExitNet(nn.Module, ABC):
         """
         return config.build()
 
-    def fused(self, align: int = 1, merge: bool = True) -> "MultiExitNet":  # noqa: ARG002 - a family may use them
+    def fused(self, align: int = 1, merge: bool = True, eager: bool = False) -> "MultiExitNet":  # noqa: ARG002 - a family may use them
         """A float32 copy for inference only, with norms folded; the same logits up to rounding.
 
         Args:
             align: a multiple to which a family may round channel counts up with zeros, for runtimes that keep channels
                 in blocks of that size.
             merge: whether a family may let one convolution do what several on the same input do.
+            eager: whether it will be run operator by operator on a CPU, where a family may have a form that no compiler
+                would read well.
         """
         return fold_all(self)
 

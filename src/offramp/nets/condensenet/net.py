@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offramp.nets.base import MultiExitNet
 from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
-from offramp.nets.folding import ConvReLU, fold_pair
+from offramp.nets.folding import ConvReLU, fold_all, fold_pair
 from offramp.nets.pruning import LearnedGroupConv
 
 
@@ -141,6 +142,19 @@ class CondenseNet(ChainNet):
 
     def __init__(self, config: CondenseNetConfig) -> None:
         super().__init__(config, [ChainStage(_parts(config), _exit(config), last=True)])
+
+    def fused(self, align: int = 1, merge: bool = True, eager: bool = False) -> MultiExitNet:  # noqa: ARG002
+        """A float32 copy for inference only, with norms folded; the same logits up to rounding.
+
+        Args:
+            align: changes nothing here.
+            merge: changes nothing here.
+            eager: whether layers of form ``grouped`` may write into a buffer (see ``buffered.py``).
+        """
+        from offramp.nets.condensenet.buffered import buffered
+
+        folded = fold_all(self)
+        return buffered(folded) if eager else folded
 
 
 def shuffled(features: Tensor, groups: int) -> Tensor:

@@ -81,15 +81,16 @@ class Ensemble(MultiExitNet):
             state, logits = member(state)
         return logits
 
-    def fused(self, align: int = 1, merge: bool = True) -> MultiExitNet:
+    def fused(self, align: int = 1, merge: bool = True, eager: bool = False) -> MultiExitNet:
         """A float32 copy for inference only, of the members' inference forms.
 
         Args:
             align: see the members'.
             merge: see the members'.
+            eager: see the members'.
         """
         members = []
         for stage in self.stages:
             assert isinstance(stage, Member)
-            members.append(stage.net.fused(align, merge))
+            members.append(stage.net.fused(align, merge, eager))
         return Ensemble(self.config, members).eval()

@@ -156,12 +156,13 @@ class MSDNet(MultiExitNet):
             maps[key[1]] = self._cells[key](maps)
         return stage.answer(maps)
 
-    def fused(self, align: int = 1, merge: bool = True) -> MultiExitNet:
+    def fused(self, align: int = 1, merge: bool = True, eager: bool = False) -> MultiExitNet:  # noqa: ARG002
         """A float32 copy for inference only, without norms; the same logits up to rounding.
 
         Args:
             align: channels of maps and bottlenecks are rounded up to a multiple of this, with zeros.
             merge: whether one convolution computes both bottlenecks that read a map.
+            eager: changes nothing here.
         """
         from offramp.nets.msdnet.fused import FusedMSDNet
 
