@@ -65,7 +65,8 @@ def main() -> None:
 
 def keep_row(row: Row, done: list[Row]) -> None:
     """Print a row and add it to those that are kept."""
-    row["commit"] = describe_machine(torch.device("cpu"))["commit"]
+    machine = describe_machine(torch.device("cpu"))
+    row |= {"commit": machine["commit"], "device": machine["device"]}
     done.append(row)
     KEPT.parent.mkdir(exist_ok=True)
     with KEPT.open("a") as file:
@@ -143,7 +144,8 @@ def shipped(data_root: Path, names: list[str], known: set[tuple[str, str, str]])
 
 def report(rows: list[Row]) -> None:
     """Write results/verify.md."""
-    machine = describe_machine(torch.device("cpu")) | {"commit": " and ".join(sorted({row["commit"] for row in rows}))}
+    machine = describe_machine(torch.device("cpu"))
+    machine |= {fact: " and ".join(sorted({row[fact] for row in rows})) for fact in ("device", "commit")}
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     ordered = sorted(rows, key=lambda row: (row["network"], row["runtime"], PRECISIONS.index(row["precision"])))
     parity = [row for row in ordered if "errors" in row]
