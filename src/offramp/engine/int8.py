@@ -5,12 +5,14 @@ Choices; benchmarks/int8.py measures what each is worth:
 - Weights take 7 of 8 bits. Without VNNI or AMX a CPU adds products in pairs into 16 bits, which with all 8 bits overflow
   and cost up to a tenth of the accuracy; a model must not depend on where it runs.
 - Activations are unsigned; ranges are the smallest and largest value seen.
-- Tensors that are concatenated share a range, so that joining them copies bytes and rounds nothing anew.
+- Tensors that are concatenated for a convolution share a range, so that joining them copies bytes and rounds nothing anew.
+  Where a norm reads them, as in a DenseNet, they are joined as float32: each keeps a range of its own, and OpenVINO 2026.4
+  crashes while it compiles a norm behind joined bytes.
 - The convolution that reads the images and the classifiers stay float32: they cost little and matter much.
 - What rounding weights adds to a channel on average is taken off its bias.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -123,7 +125,8 @@ def _quantised(plain: "ModelProto", ranges: Mapping[str, tuple[float, float]]) -
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    shared = _shared_ranges(plain, ranges)
+    floats = _joined_as_floats(plain)
+    shared = _shared_ranges(plain, ranges, floats)
     limits = {name: (np.float32(low).reshape(()), np.float32(high).reshape(())) for name, (low, high) in shared.items()}
     quantizer = QDQQuantizer(
         plain,
@@ -133,7 +136,7 @@ def _quantised(plain: "ModelProto", ranges: Mapping[str, tuple[float, float]]) -
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=_stem(plain),
+        nodes_to_exclude=[*_stem(plain), *sorted(floats)],
         op_types_to_quantize=list(_OPERATORS),
         extra_options={},
     )
@@ -143,11 +146,28 @@ def _quantised(plain: "ModelProto", ranges: Mapping[str, tuple[float, float]]) -
     return model
 
 
-def _shared_ranges(plain: "ModelProto", ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def _joined_as_floats(plain: "ModelProto") -> set[str]:
+    """Names of the joins that something else than quantised nodes reads, directly or through other joins."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in plain.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    floats: set[str] = set()
+    for node in reversed(plain.graph.node):  # readers come later
+        if node.op_type == "Concat" and any(
+            reader.op_type not in _OPERATORS or reader.name in floats for reader in readers.get(node.output[0], ())
+        ):
+            floats.add(node.name)
+    return floats
+
+
+def _shared_ranges(
+    plain: "ModelProto", ranges: Mapping[str, tuple[float, float]], floats: Container[str]
+) -> dict[str, tuple[float, float]]:
     """Ranges of which those that meet in one tensor are the same."""
     family = {name: {name} for name in ranges}
     for node in plain.graph.node:
-        if node.op_type in _SAME_RANGE:
+        if node.op_type in _SAME_RANGE and node.name not in floats:
             members = set().union(*(family[name] for name in (*node.input, *node.output) if name in family))
             family |= dict.fromkeys(members, members)
     limits = {name: np.array([ranges[member] for member in members]) for name, members in family.items()}
