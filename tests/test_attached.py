@@ -1,5 +1,6 @@
 """Exits attached to classifiers that have none."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,13 @@ class Flagged(Own):
         return super().forward(nn.functional.dropout(images, 0.5, self.training))
 
 
+class Making(Own):
+    """Adds a tensor that it makes itself."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images + torch.ones(1))
+
+
 class Twice(Own):
     """Runs a part twice, on both sides of another."""
 
@@ -168,6 +176,7 @@ class Twice(Own):
         (Own, ("early", "early"), "names a module twice"),
         (Own, ("late.conv",), r"at=\('late.conv',\): the code around these modules cannot be traced"),
         (Flagged, ("early",), "does something else in training; make that a module of its own"),
+        (Making, ("early",), "cannot be traced .a tensor is made there that is no buffer of a module"),
         (Twice, ("late",), "'late' runs 2 times; an exit stands behind a module that runs once"),
         (Twice, ("early",), "the weights of 'late' are used on both sides of a cut"),
         (lambda: Own().early, ("0",), "does not take images of 3x8x8"),
@@ -215,7 +224,7 @@ def test_a_module_of_ones_own_is_passed_again_when_its_model_is_loaded(own: Own,
     other.early = nn.Sequential(nn.Conv2d(4, 4, 1))
     with pytest.raises(ArtifactError, match="the weights do not fit the backbone own as it is here"):
         offramp.load(tmp_path / "model", backbone=other)
-    with pytest.raises(ArtifactError, match="no exits were attached to this network of family 'msdnet'"):
+    with pytest.raises(ConfigError, match="no exits were attached to this network of family 'msdnet'"):
         offramp.load("cifar10", backbone=own)
 
 
@@ -284,8 +293,13 @@ def test_a_named_network_has_to_be_the_one_that_is_given() -> None:
     module = models.resnet18(num_classes=3)
     net = attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:resnet18")
     assert net.config.backbone.startswith("torchvision:resnet18@")
-    with pytest.raises(ConfigError, match=r"builds another network .* differs"):
+    with pytest.raises(ConfigError, match=r"builds another network \(Missing key.*\); leave it out"):
         attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:resnet34")
+    module.relu = nn.SiLU()
+    with pytest.raises(ConfigError, match=r"builds another network \(other layers\); leave it out"):
+        attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:resnet18")
+    with pytest.raises(ConfigError, match="it has no classifier of that name"):
+        attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:raft_small")
 
 
 @pytest.mark.parametrize(
@@ -317,6 +331,41 @@ def test_an_exit_before_a_part_that_overwrites_its_input_can_be_trained() -> Non
     net = attach_exits(module, ["1"], image_size=8).train()
     torch.autograd.backward(net(torch.randn(4, 3, 8, 8)).square().mean())
     assert all(weight.grad is not None for weight in net.parameters())
+
+
+def test_a_part_that_overwrites_what_it_reads_leaves_the_state_as_it_is() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ELU(inplace=True), nn.Flatten(), nn.Linear(144, 3)).eval()
+    net = attached(module, "0")
+    images = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        state, _ = net.step(0, net.start(images))
+        first, second = (net.step(1, state)[1] for _ in range(2))
+    assert torch.equal(first, second)
+    assert [stage.overwrites for stage in net.stages] == [False, True]
+
+
+def test_a_module_of_ones_own_is_tried_with_images_of_another_size() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 3))
+    net = attached(module, "0")
+    with pytest.raises(ConfigError, match="does not take images of 3x10x10"):
+        net.rebuilt(net.config.replace(image_size=10))
+
+
+def test_a_module_of_ones_own_forgets_its_classes_when_it_learns_as_many_others(own: Own) -> None:
+    net = attached(own, "early")
+    other = net.rebuilt(net.config)
+    anew = fresh_exits(other, net, keep_answers=False)
+    assert {name.rpartition(".")[0] for name in anew} == {"stages.0.exit.linear", "stages.1.body.classify"}
+    was, now = net.state_dict(), other.state_dict()
+    assert {name for name in was if not torch.equal(was[name], now[name])} == set(anew)
+
+
+def test_a_module_that_cannot_be_copied_is_refused(own: Own, tmp_path: Path) -> None:
+    Classifier(attached(own, "early"), CLASSES, PREPROCESSING).save(tmp_path / "model")
+    fresh = Own()
+    vars(fresh)["lock"] = threading.Lock()
+    with pytest.raises(ConfigError, match=r"the module cannot be copied \(cannot pickle .*\); pass one that can"):
+        offramp.load(tmp_path / "model", backbone=fresh)
 
 
 def test_names_that_could_be_addresses_are_refused() -> None:

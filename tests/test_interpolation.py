@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offramp.decide.interpolation import envelope, interpolate
-from offramp.errors import BudgetError
+from offramp.errors import BudgetError, ConfigError
 
 NETWORKS = st.lists(
     st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=6, unique_by=lambda pair: round(pair[0], 3)
@@ -53,3 +53,10 @@ def test_no_mixture_of_two_does_better(networks: list[tuple[float, float]], plac
             assert found.accuracy >= (1 - share) * right_low + share * right_high - 1e-9
         if low <= budget:
             assert found.accuracy >= right_low - 1e-9
+
+
+def test_no_networks_are_refused() -> None:
+    with pytest.raises(ConfigError, match="0 costs, 0 accuracies"):
+        interpolate([], [], 1.0)
+    with pytest.raises(ConfigError, match="2 costs, 1 accuracies"):
+        interpolate([1.0, 2.0], [0.5], 1.0)

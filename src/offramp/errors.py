@@ -7,6 +7,7 @@ from offramp_runtime.errors import (
     DataError,
     MissingExtraError,
     OfframpError,
+    reason,
 )
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MissingExtraError",
     "OfframpError",
     "TrainingError",
+    "reason",
 ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from offramp_runtime.errors import ArtifactError
+from offramp_runtime.errors import ArtifactError, reason
 
 _COMPLETE = "complete.json"
 """Written last into a folder; what it belongs to."""
@@ -69,8 +69,7 @@ def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], o
 
 def unusable(folder: Path, error: Exception) -> ArtifactError:
     """What to raise where something kept in the cache does not open."""
-    reason = (str(error) or repr(error)).splitlines()[0]
-    return ArtifactError(f"{folder}: cannot be opened ({reason}); remove this folder, and it is made anew")
+    return ArtifactError(f"{folder}: cannot be opened ({reason(error)}); remove this folder, and it is made anew")
 
 
 @contextmanager

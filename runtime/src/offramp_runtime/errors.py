@@ -26,3 +26,8 @@ class BudgetError(OfframpError):
 
 class MissingExtraError(OfframpError):
     """An optional dependency is needed and not installed."""
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, on one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -1,5 +1,7 @@
 """The model folder: model.json, weights.safetensors and, once calibrated, calibration.safetensors."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,7 +16,7 @@ from offramp.classifier.classifier import Classifier
 from offramp.classifier.identity import Storage, stored_form, weights_digest
 from offramp.data.preprocess import Preprocessing
 from offramp.decide.calibration import Calibration
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, reason
 from offramp.nets.attached import attached_to
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp_runtime.files import read_json, write_atomic, write_json
@@ -79,11 +81,16 @@ def read(folder: Path, calibrated: bool = True, backbone: nn.Module | None = Non
 
     Raises:
         ArtifactError: missing, damaged, foreign or from a newer release.
+        ConfigError: the backbone is none for this model.
     """
     about = read_json(folder / MODEL, FORMAT, VERSION)
-    try:
+    with _meaningful(folder):
         config = _config(folder, about)
-        net = config.build() if backbone is None else attached_to(backbone, config)
+        net = config.build() if backbone is None else None
+    if backbone is not None:
+        net = attached_to(backbone, config)
+    assert net is not None
+    with _meaningful(folder):
         net.load_state_dict(_weights(folder, about["weights_sha256"]))
         if about["storage"] not in get_args(Storage):
             raise ValueError(f"storage {about['storage']!r}")
@@ -91,13 +98,21 @@ def read(folder: Path, calibrated: bool = True, backbone: nn.Module | None = Non
         classifier = Classifier(
             fast(net), tuple(about["classes"]), preprocessing, storage=about["storage"], about=dict(about["about"])
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise ArtifactError(f"{folder / MODEL}: the model is incomplete or damaged ({reason}); get it anew") from None
-    except ConfigError as error:
-        raise ArtifactError(f"{folder / MODEL}: describes an impossible model: {error}") from None
     _add_rest(classifier, folder, calibrated)
     return classifier
+
+
+@contextmanager
+def _meaningful(folder: Path) -> Iterator[None]:
+    """Errors inside the block are due to what the folder says."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder / MODEL}: the model is incomplete or damaged ({reason(error)}); get it anew"
+        ) from None
+    except ConfigError as error:
+        raise ArtifactError(f"{folder / MODEL}: describes an impossible model: {error}") from None
 
 
 def _add_rest(classifier: Classifier, folder: Path, calibrated: bool) -> None:

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from offramp.errors import BudgetError
+from offramp.errors import BudgetError, ConfigError
 from offramp_runtime.budget import Outcome
 
 
@@ -27,7 +27,10 @@ def interpolate(costs: Sequence[float], accuracies: Sequence[float], budget: flo
 
     Raises:
         BudgetError: less than the cheapest network costs.
+        ConfigError: no networks, or not as many accuracies as costs.
     """
+    if not costs or len(costs) != len(accuracies):
+        raise ConfigError(f"{len(costs)} costs, {len(accuracies)} accuracies: give both of each network, one at least")
     corners = envelope(costs, accuracies)
     cheapest, dearest = corners[0], corners[-1]
     if not budget >= costs[cheapest]:

@@ -4,17 +4,16 @@ AlexNet, GoogLeNet and VGG-16 are torchvision's, MobileNet (the first) is timm's
 installed, and have but their own exit.
 """
 
-import copy
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
 from torch import nn
 
-from offramp.errors import ConfigError
-from offramp.nets.attached.backbones import recognised, with_version
-from offramp.nets.attached.config import AttachedConfig, ChannelsAt
-from offramp.nets.attached.net import AttachedNet
+from offramp.errors import ConfigError, reason
+from offramp.nets.attached.backbones import other_than, recognised, with_version
+from offramp.nets.attached.config import OWN, AttachedConfig, ChannelsAt
+from offramp.nets.attached.net import AttachedNet, copied
 from offramp.nets.attached.split import in_mode
 from offramp.nets.base import MultiExitNet, NetConfig
 
@@ -54,19 +53,18 @@ def attach_exits(
             ``backbone`` names.
     """
     classes = _classes(module, image_size, image_channels)
-    named = with_version(backbone) if backbone else recognised(module, classes, image_channels, image_size)
     config = AttachedConfig(
-        backbone=named,
+        backbone=with_version(backbone or recognised(module)),
         at=tuple(at),
         image_size=image_size,
         image_channels=image_channels,
         num_classes=classes,
         channels_at=channels_at,
     )
-    net = AttachedNet(config, module)
-    if backbone:
-        _check_same(config, net)
-    return net
+    wrong = other_than(module, config)
+    if wrong and backbone:
+        raise ConfigError(f"backbone={config.backbone}: builds another network ({wrong}); leave it out")
+    return AttachedNet(config.replace(backbone=OWN) if wrong else config, module)
 
 
 def attached_to(backbone: nn.Module, config: NetConfig) -> MultiExitNet:
@@ -83,7 +81,7 @@ def attached_to(backbone: nn.Module, config: NetConfig) -> MultiExitNet:
         raise ConfigError(f"backbone: no exits were attached to this network of family '{config.family}'; leave it out")
     if isinstance(backbone, AttachedNet):
         return backbone.rebuilt(config)
-    return AttachedNet(config, copy.deepcopy(backbone))
+    return AttachedNet(config, copied(backbone))
 
 
 @torch.no_grad()
@@ -93,24 +91,13 @@ def _classes(module: nn.Module, side: int, channels: int) -> int:
         with in_mode(module, training=False):
             answer = module(torch.zeros(2, channels, side, side, device=weight.device, dtype=weight.dtype))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise ConfigError(
-            f"the module does not take images of {channels}x{side}x{side} ({reason}); say image_size and image_channels"
+            f"the module does not take images of {channels}x{side}x{side} ({reason(error)}); say image_size and image_channels"
         ) from None
     if not isinstance(answer, torch.Tensor) or answer.ndim != 2 or len(answer) != 2 or answer.shape[1] < 2:
         what = f"shape {tuple(answer.shape)}" if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ConfigError(f"the module gives {what} for two images; exits are attached to a classifier, (N, classes)")
     return answer.shape[1]
-
-
-def _check_same(config: AttachedConfig, net: AttachedNet) -> None:
-    with torch.device("meta"):
-        theirs = config.build().state_dict()
-    ours = net.state_dict()
-    wrong = [name for name in ours.keys() | theirs.keys() if name not in ours or name not in theirs]
-    wrong += [name for name in ours.keys() & theirs.keys() if ours[name].shape != theirs[name].shape]
-    if wrong:
-        raise ConfigError(f"backbone={config.backbone}: builds another network ({min(wrong)} differs); leave it out")
 
 
 def _entry(backbone: str, least_size: int) -> AttachedConfig:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from offramp.errors import ArtifactError, ConfigError, MissingExtraError
+from offramp.errors import ArtifactError, ConfigError, MissingExtraError, reason
 from offramp.nets.attached.config import OWN, AttachedConfig
 from offramp.nets.attached.split import in_mode
 from offramp.torchvision_import import import_torchvision
@@ -38,7 +38,7 @@ def build_backbone(config: AttachedConfig) -> nn.Module:
     except Exception as error:  # whatever another package raises at a name or a number it does not know
         here = version(source)
         raise ConfigError(
-            f"backbone={config.backbone}: {source} {here} does not build it ({(str(error) or repr(error)).splitlines()[0]}); "
+            f"backbone={config.backbone}: {source} {here} does not build it ({reason(error)}); "
             f"see the names it has, or install the version it was made with"
         ) from None
 
@@ -54,27 +54,34 @@ def with_version(backbone: str) -> str:
         return backbone
 
 
-def recognised(module: nn.Module, num_classes: int, channels: int, side: int) -> str:
-    """``timm:NAME@VERSION`` where that builds such a module; else ``own``."""
-    if not type(module).__module__.startswith("timm."):
-        return OWN
+def recognised(module: nn.Module) -> str:
+    """``timm:NAME`` where timm says that it has made the module so; else ``own``."""
     name = getattr(module, "pretrained_cfg", {}).get("architecture")
-    if not name:
-        return OWN
-    config = AttachedConfig(backbone=with_version(f"timm:{name}"), num_classes=num_classes, image_channels=channels)
+    return f"timm:{name}" if name and type(module).__module__.startswith("timm.") else OWN
+
+
+def other_than(module: nn.Module, config: AttachedConfig) -> str:
+    """In what the network that a config names differs from a module; empty where it does not.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+    """
+    if config.backbone == OWN:
+        return ""
     try:
         twin = build_backbone(config)
         twin.load_state_dict(module.state_dict())
-        same = repr(twin) == repr(module) and _answers_alike(twin, module, channels, side)
-    except (ConfigError, RuntimeError, ValueError, AssertionError):
-        return OWN
-    return config.backbone if same else OWN
+    except (ConfigError, RuntimeError) as error:
+        return str(error).splitlines()[-1].strip()
+    if repr(twin) != repr(module):
+        return "other layers"
+    return "" if _answers_alike(twin, module, config) else "other answers"
 
 
 @torch.no_grad()
-def _answers_alike(twin: nn.Module, module: nn.Module, channels: int, side: int) -> bool:
-    weight = next(module.parameters())
-    images = torch.rand(2, channels, side, side, device=weight.device, dtype=weight.dtype)
+def _answers_alike(twin: nn.Module, module: nn.Module, config: AttachedConfig) -> bool:
+    weight, side = next(module.parameters()), config.image_size
+    images = torch.rand(2, config.image_channels, side, side, device=weight.device, dtype=weight.dtype)
     with in_mode(module, training=False):
         expected = module(images.clone())
     found = twin.to(weight.device, weight.dtype).eval()(images)
@@ -95,6 +102,8 @@ def _timm(name: str, config: AttachedConfig) -> nn.Module:
 
 def _torchvision(name: str, config: AttachedConfig) -> nn.Module:
     models = import_torchvision("torchvision.models", f"backbone {config.backbone}")
+    if name not in models.list_models(module=models):
+        raise ValueError("it has no classifier of that name")
     if config.image_channels != 3:
         raise ValueError("its networks take images of 3 channels")
     module: nn.Module = models.get_model(

@@ -3,12 +3,12 @@
 import copy
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, reason
 from offramp.nets.attached.config import OWN, AttachedConfig
 from offramp.nets.attached.split import Piece, in_mode, split
 from offramp.nets.base import MultiExitNet, NetConfig, check_images
@@ -46,11 +46,20 @@ class AttachedStage(nn.Module):
         super().__init__()
         self.body = piece.body
         self.exit = classifier
+        self.overwrites = False
+        """Whether a part of it changes what it reads, which whoever holds the state may still need."""
+
+    def run(self, state: State) -> tuple[Tensor, State]:
+        """What it ends with, and what later stages read."""
+        if self.overwrites:
+            state = tuple(None if part is None else part.clone() for part in state)
+        end, kept = self.body(*state)
+        return end, kept or (None,)
 
     def forward(self, state: State) -> tuple[State, Tensor]:
         """The next state and the logits (N, C)."""
-        end, kept = self.body(*state)
-        return kept or (None,), self.exit(end)
+        end, kept = self.run(state)
+        return kept, self.exit(end)
 
 
 class AttachedNet(MultiExitNet):
@@ -81,11 +90,7 @@ class AttachedNet(MultiExitNet):
         try:
             pieces = split(module, config.at, example)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            reason = (str(error) or repr(error)).splitlines()[0]
-            raise ConfigError(
-                f"the classifier does not take images of {config.image_channels}x{config.image_size}x{config.image_size} "
-                f"({reason}); say image_size and image_channels"
-            ) from None
+            raise _unfit(config, error) from None
         if pieces[-1].shape != (config.num_classes,):
             raise ConfigError(
                 f"num_classes={config.num_classes}: the classifier gives values of shape {pieces[-1].shape} for an image"
@@ -101,8 +106,20 @@ class AttachedNet(MultiExitNet):
         for part in self.modules():
             if part not in theirs:  # frozen norms of the classifier stay so
                 part.training = module.training
+        self._note_overwriting(example(2))
         if not meta:
             self._check_same(module, torch.rand_like(example(2)))
+
+    @torch.inference_mode(False)  # there no changes are counted
+    @torch.no_grad()
+    def _note_overwriting(self, images: Tensor) -> None:
+        state: State = (images,)
+        with in_mode(self, training=False):
+            for stage in self.cut:
+                given = [part for part in state if part is not None]
+                before = [part._version for part in given]
+                _, state = stage.run(state)
+                stage.overwrites = [part._version for part in given] != before
 
     @torch.no_grad()
     def _check_same(self, module: nn.Module, images: Tensor) -> None:
@@ -123,11 +140,15 @@ class AttachedNet(MultiExitNet):
         """Logits (N, C) of exit k, without earlier exits."""
         state = self.start(images)
         end = images
-        stages = [stage for stage in self.stages if isinstance(stage, AttachedStage)]
-        for stage in stages[: k + 1]:
-            end, state = stage.body(*state)
-        logits: Tensor = stages[k].exit(end)
+        for stage in self.cut[: k + 1]:
+            end, state = stage.run(state)
+        logits: Tensor = self.cut[k].exit(end)
         return logits
+
+    @property
+    def cut(self) -> list[AttachedStage]:
+        """The stages."""
+        return [stage for stage in self.stages if isinstance(stage, AttachedStage)]
 
     def rebuilt(self, config: NetConfig) -> MultiExitNet:
         """A network of ``config``, whose weights are to be replaced; see :meth:`MultiExitNet.rebuilt`."""
@@ -141,12 +162,24 @@ class AttachedNet(MultiExitNet):
             )
         if config.at != self.config.at or config.channels_at != self.config.channels_at:
             raise ConfigError(f"backbone: its exits are at {self.config.at}, those of the model at {config.at}")
-        twin = copy.deepcopy(self).requires_grad_(True)
-        for part in twin.modules():
-            if isinstance(part, AttachedExit):
-                part.linear.reset_parameters()
+        twin = copied(self).requires_grad_(True)
+        for stage in twin.stages:
+            layers = [part for part in stage.modules() if isinstance(part, nn.Linear)]
+            if layers:
+                layers[-1].reset_parameters()  # the one that knows the classes
         twin.config = config
+        twin._try(config)
         return twin
+
+    @torch.no_grad()
+    def _try(self, config: AttachedConfig) -> None:
+        weight, side = next(self.parameters()), config.image_size
+        images = torch.zeros(2, config.image_channels, side, side, device=weight.device, dtype=weight.dtype)
+        try:
+            with in_mode(self, training=False):
+                self.direct(self.num_exits - 1, images)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise _unfit(config, error) from None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As modules do.
@@ -162,6 +195,28 @@ class AttachedNet(MultiExitNet):
                 f"the weights do not fit the backbone {self.config.backbone} as it is here ({reason}); "
                 "install the version it was saved with, or pass the same module"
             ) from None
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def copied(module: M) -> M:
+    """A copy of it.
+
+    Raises:
+        ConfigError: it holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:  # whatever a part of somebody's module raises
+        raise ConfigError(f"backbone: the module cannot be copied ({reason(error)}); pass one that can") from None
+
+
+def _unfit(config: AttachedConfig, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the classifier does not take images of {config.image_channels}x{config.image_size}x{config.image_size} "
+        f"({reason(error)}); say image_size and image_channels"
+    )
 
 
 def _described(piece: Piece) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from offramp.errors import ConfigError
+from offramp.errors import ConfigError, reason
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._at = tuple(at)
 
+    def create_arg(self, a: Any) -> Any:
+        """As fx does it, but for tensors that it would hang on somebody's module."""
+        if isinstance(a, Tensor) and all(a is not one for one in (*self.root.parameters(), *self.root.buffers())):
+            raise ValueError("a tensor is made there that is no buffer of a module")
+        return super().create_arg(a)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - as fx calls it
         return not any(name.startswith(f"{module_qualified_name}.") for name in self._at)
 
@@ -97,9 +103,8 @@ def _traced(module: nn.Module, at: Sequence[str]) -> fx.Graph:
             with in_mode(module, training):
                 found.append(_Tracer(at).trace(module))
     except Exception as error:  # whatever the forward of somebody's module raises at a stand-in for a tensor
-        reason = (str(error) or repr(error)).splitlines()[0]
         raise ConfigError(
-            f"at={tuple(at)}: the code around these modules cannot be traced ({reason}); cut between other modules"
+            f"at={tuple(at)}: the code around these modules cannot be traced ({reason(error)}); cut between other modules"
         ) from None
     if str(found[0]) != str(found[1]):
         raise ConfigError(
