@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from offramp.nets.chain import ChainStage, Features, Ordinary
 from offramp.nets.condensenet.net import CondenseNet, FoldedGatheredLayer
+from offramp.nets.dense_layers import FoldedLayer
 from offramp.nets.folding import ScaleReLU
 
 FARTHEST = 1e7
@@ -37,11 +38,17 @@ def buffered(net: CondenseNet) -> CondenseNet:
 
 
 def _parts(stage: ChainStage) -> Iterator[nn.Module]:
-    for grouped, run in groupby(stage.parts, lambda part: isinstance(part, FoldedGatheredLayer) and part.shuffles):
-        if grouped:
+    # Other layers want channels-last maps, and around those nothing else pays.
+    throughout = not any(isinstance(part, FoldedLayer) for part in stage.parts)
+    for in_buffer, run in groupby(stage.parts, _writes):
+        if in_buffer:
             yield BufferedBlock(BufferedLayer(layer) for layer in run if isinstance(layer, FoldedGatheredLayer))
         else:
-            yield from map(_in_nchw, run)
+            yield from (_in_nchw(part) if throughout else part for part in run)
+
+
+def _writes(part: nn.Module) -> bool:
+    return isinstance(part, FoldedGatheredLayer) and part.shuffles
 
 
 def _in_nchw(part: nn.Module) -> nn.Module:
