@@ -27,6 +27,7 @@ from offramp.cli.main import COMMANDS, GROUPS
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp_runtime.costs import parse_budget
+from offramp_runtime.plan import ExitPlan
 from pictures import write_classes
 from tiny import CLASSES, CONFIG, PREPROCESSING, install, make_classifier, make_net, offramp, write_images
 
@@ -311,6 +312,34 @@ def test_a_plan_says_what_it_is_expected_to_cost_and_score(model: Path, tmp_path
     found = printed_json(capsys)
     assert (found["accuracy"], found["mean_cost"]) == (expected.accuracy, expected.mean_cost)
     assert tuple(found["shares"]) == expected.shares
+
+
+def test_a_plan_in_milliseconds_is_for_as_many_images_as_one_says(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    solve = Classifier.plan
+
+    def plan(self: Classifier, budget: str, batch: int | None = None) -> ExitPlan:
+        asked.append(batch)
+        return solve(self, budget, batch)
+
+    monkeypatch.setattr(Classifier, "plan", plan)
+    for options in ((), ("--batch", 3)):
+        assert offramp("plan", model, "--budget", "9000ms", "--out", tmp_path / "plan.json", *options) == 0
+    assert asked == [None, 3]
+
+
+@pytest.mark.parametrize(
+    ("budget", "unit"), [("9000ms", "ms an image, by what stages take"), ("1GMAC", "MAC an image;")]
+)
+def test_what_a_budget_has_bought_is_told_in_its_unit(
+    model: Path, paths: list[Path], capsys: Capture, budget: str, unit: str
+) -> None:
+    assert offramp("predict", model, *paths, "--budget", budget) == 0
+    said = capsys.readouterr().out
+    assert "spent on average" in said
+    assert unit in said
 
 
 # ---- list and cost

@@ -5,6 +5,7 @@ from operator import index
 from typing import SupportsIndex
 
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
+from offramp_runtime.machine import usable_cores
 from offramp_runtime.plan import ExitPlan
 
 
@@ -21,6 +22,17 @@ def check_plan(plan: ExitPlan, identity: str, machine: str) -> None:
             f"the plan's milliseconds were measured on machine {plan.machine[:8]}, this is "
             f"{machine[:8]} (hardware, threads, runtime and its version count); solve it again here"
         )
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuse a number of threads that no call can have; more than cores would only wait for each other.
+
+    Raises:
+        ConfigError: fewer than one, or more than the cores this process may use.
+    """
+    cores = usable_cores()
+    if threads is not None and not 1 <= threads <= cores:
+        raise ConfigError(f"threads={threads}: a call is computed by at least 1 and at most {cores}, the cores here")
 
 
 def check_ways(ways: Mapping[str, object], num_exits: int) -> None:

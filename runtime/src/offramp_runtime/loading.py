@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from offramp_runtime.bundle import Bundle, read_bundle
-from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.checks import check_threads
+from offramp_runtime.errors import ArtifactError
 from offramp_runtime.graph import WEIGHTS
 from offramp_runtime.machine import place_of, usable_cores
 from offramp_runtime.model import Model
@@ -23,11 +24,10 @@ def load(folder: str | Path, *, threads: int | None = None) -> Model:
 
     Raises:
         ArtifactError: no bundle, a damaged, mixed or foreign one, or one of a newer release.
-        ConfigError: its precision needs a feature this CPU lacks, or fewer than one thread.
+        ConfigError: its precision needs a feature this CPU lacks, or fewer threads than one or more than cores.
         MissingExtraError: onnxruntime or openvino is not installed.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
+    check_threads(threads)
     bundle = read_bundle(Path(folder))
     _check_names(bundle)
     chosen = threads or usable_cores()

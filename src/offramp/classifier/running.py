@@ -8,9 +8,10 @@ import torch
 
 from offramp.engine.choose import choose
 from offramp.engine.opening import AUTO, AnyRuntime, Subject, open_runtime
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError
 from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
+from offramp_runtime.checks import check_threads
 from offramp_runtime.precision import Precision, check_precision
 
 
@@ -67,8 +68,7 @@ class Running:
             MissingExtraError: a package it needs is not installed.
             ArtifactError: int8 of a model that has not been quantised.
         """
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
+        check_threads(threads)
         before = self._threads
         self._threads = threads
         try:

@@ -12,6 +12,12 @@ def run(
     model: Model,
     budget: Annotated[str, typer.Option(help="Mean cost per image, such as 30MMAC or 2ms.")],
     out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images given at once, which matters for ms and J; by default a full batch of 256.", min=1, metavar="N"
+        ),
+    ] = None,
     runtime: RuntimeName = "auto",
     precision: PrecisionName = "fp32",
     threads: Threads = None,
@@ -22,9 +28,11 @@ def run(
     `predict --budget` solves the same thresholds on the fly; a plan fixes them, and says what they should score.
     """
     from offramp.cli.running import open_model
-    from offramp.cli.show import say, say_json
+    from offramp.cli.show import say, say_json, waiting
 
-    solved = open_model(model, runtime=runtime, precision=precision, threads=threads).plan(budget)
+    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads)
+    with waiting("solving; for ms and J, the stages are measured first"):
+        solved = classifier.plan(budget, batch)
     solved.save(out)
     expected = solved.expected
     if json:

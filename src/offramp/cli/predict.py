@@ -32,12 +32,20 @@ def run(
     together, which run as one batch.
     """
     from offramp.cli.running import open_model
-    from offramp.cli.show import counting, say, say_json, say_table
+    from offramp.cli.show import counting, say, say_json, say_table, waiting
     from offramp.report.tables import Table
+    from offramp_runtime.checks import check_ways
+    from offramp_runtime.plan import ExitPlan
 
     classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, device=device)
+    ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
+    check_ways(ways, classifier.net.num_exits)
+    solved = ExitPlan.load(plan) if plan is not None else None
+    if budget is not None:
+        with waiting("solving; for ms and J, the stages are measured first"):
+            solved = classifier.plan(budget, len(images))
     with counting("classifying", len(images)) as done:
-        found = classifier.predict(images, budget=budget, deadline_ms=deadline_ms, exit=exit, plan=plan, report=done)
+        found = classifier.predict(images, deadline_ms=deadline_ms, exit=exit, plan=solved, report=done)
     probabilities = found.probabilities
     rows: list[dict[str, Any]] = []
     for row, (path, k) in enumerate(zip(images, found.exit_index.tolist(), strict=True)):
@@ -52,7 +60,8 @@ def run(
         for row in rows
     )
     say_table(f"{len(images)} image{'s'[: len(images) > 1]}", Table(("image", "exit", "answer"), cells))
-    if budget is not None or plan is not None:
-        costs = classifier.costs
+    if solved is not None:
+        costs = solved.costs
         spent = sum(costs.at_exit[k] for k in found.exit_index.tolist()) / len(images)
-        say(f"\nspent on average: {costs.format(spent)} an image; a budget is a mean over many")
+        measured = ", by what stages take on this machine" if costs.unit != "MAC" else ""
+        say(f"\nspent on average: {costs.format(spent)} an image{measured}; a budget is a mean over many")

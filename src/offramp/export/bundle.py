@@ -14,6 +14,7 @@ from offramp.engine.opening import Subject
 from offramp.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp.measure.macs import direct_macs
 from offramp_runtime.bundle import MANIFEST, Manifest, read_bundle, write_manifest
+from offramp_runtime.checks import check_threads
 from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.loading import KINDS, load
 from offramp_runtime.machine import version_of
@@ -60,8 +61,7 @@ def export(
         DataError: a model without preprocessing.
         MissingExtraError: a package that writes the format is not installed.
     """
-    if threads is not None and threads < 1:
-        raise ConfigError(f"threads={threads}: give the number of threads that compute one call, at least 1")
+    check_threads(threads)
     if threads is not None and (kind not in KINDS or not measuring_s):
         raise ConfigError(
             f"threads={threads}: only for a bundle that is measured, of {' or '.join(KINDS)}; leave it out"
