@@ -47,7 +47,7 @@ def stages(quantised: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from offramp.engine.graphs import write_graphs
 
     folder = tmp_path_factory.mktemp("stages")
-    write_graphs(make_net(), folder, quantised)
+    write_graphs(make_net(), folder, "int8", quantised)
     return folder
 
 
@@ -228,7 +228,7 @@ def test_the_whole_family_is_quantised_and_answers_nearly_as_before(
         assert np.abs(after - before).max() <= 0.25 * np.abs(before).max()
         assert not np.array_equal(after, before)
     (tmp_path / "cut").mkdir()
-    write_graphs(net, tmp_path / "cut", tmp_path / "int8.onnx")
+    write_graphs(net, tmp_path / "cut", "int8", tmp_path / "int8.onnx")
     assert (tmp_path / "cut" / f"stage-{net.num_exits - 1}.onnx").is_file()
 
 

@@ -16,6 +16,7 @@ from offramp.engine.small_convs import with_small_convs
 from offramp.errors import ConfigError, OfframpError
 from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
+from offramp.nets.bounds import with_bounds
 from offramp.shapes import State
 
 
@@ -43,7 +44,8 @@ class CompiledRuntime:
         belongs_to: Mapping[str, object],
     ) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._net = _plainly_laid_out(net.fused().to(device, self._dtype))
+        fused = with_bounds(net.fused()) if precision == "fp32" else net.fused()
+        self._net = _plainly_laid_out(fused.to(device, self._dtype))
         self._device, self._threads = device, threads
         self._belongs_to = dict(belongs_to)
         self._graphs: dict[tuple[str, int, bool], Graph] = {}

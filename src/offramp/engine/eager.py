@@ -7,6 +7,7 @@ from torch import Tensor
 
 from offramp.engine.opening import RuntimeSpec, Subject
 from offramp.nets.base import MultiExitNet
+from offramp.nets.bounds import with_bounds
 from offramp.runtimes import Cancellation
 from offramp.shapes import State
 
@@ -26,7 +27,8 @@ class EagerRuntime:
 
     def __init__(self, net: MultiExitNet, precision: str, device: torch.device) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        fused = net.fused(eager=device.type == "cpu")
+        fused = net.fused(eager=device.type == "cpu" and precision == "fp32")
+        fused = with_bounds(fused) if precision == "fp32" else fused
         self._net = fused.to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

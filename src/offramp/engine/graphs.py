@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from offramp.errors import MissingExtraError
+from offramp.errors import ArtifactError, MissingExtraError
 from offramp.nets.base import MultiExitNet
+from offramp.nets.bounds import with_bounds
 from offramp_runtime import graph
+from offramp_runtime.precision import Precision
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -30,39 +32,51 @@ class _AllExits(nn.Module):
         return tuple(self.net.walk(images))
 
 
-def write_graphs(net: MultiExitNet, folder: Path, int8_graph: Path | None = None) -> None:
+def write_graphs(
+    net: MultiExitNet, folder: Path, precision: Precision = "fp32", int8_graph: Path | None = None
+) -> None:
     """Write ``stage-k.onnx``, ``direct-k.onnx`` and their weights; float32, any number of images of the network's size.
 
     Args:
         net: any network, on any device.
         folder: an empty one.
-        int8_graph: a quantised graph of all exits, to be cut instead of that of ``net``.
+        precision: that they will be computed in.
+        int8_graph: for int8 the quantised graph of all exits, to be cut instead of that of ``net``.
 
     Raises:
         MissingExtraError: the packages for it are not installed.
+        ArtifactError: int8 of a model that has not been quantised.
     """
     _need_exporter()
-    whole = whole_graph(net) if int8_graph is None else graph.read(int8_graph)
+    if precision == "int8":
+        if int8_graph is None:
+            raise ArtifactError(
+                "this model has not been quantised; do it once with: offramp calibrate MODEL --precision int8 --data NAME"
+            )
+        whole = graph.read(int8_graph)
+    else:
+        whole = whole_graph(net, bounds=precision == "fp32")
     models = {f"stage-{k}.onnx": piece.model for k, piece in enumerate(graph.cut_stages(whole, net.num_exits))}
     models |= {f"direct-{k}.onnx": graph.cut_direct(whole, k).model for k in range(net.num_exits)}
     graph.write(models, folder)
 
 
 def write_whole(net: MultiExitNet, path: Path) -> None:
-    """Write the graph of all exits as one file, weights inside.
+    """Write the graph of all exits as one file, weights inside, in the form that can be quantised.
 
     Raises:
         MissingExtraError: the packages for it are not installed.
     """
     _need_exporter()
-    path.write_bytes(whole_graph(net).SerializeToString())
+    path.write_bytes(whole_graph(net, bounds=False).SerializeToString())
 
 
-def whole_graph(net: MultiExitNet) -> "ModelProto":
-    """The graph of all exits."""
+def whole_graph(net: MultiExitNet, *, bounds: bool) -> "ModelProto":
+    """The graph of all exits, with or without norms as bounds."""
     _need_exporter()
     # Splitting a merged convolution's output costs more in blocks of channels than merging saves.
     fused = net.fused(align=ALIGN, merge=False).cpu()
+    fused = with_bounds(fused) if bounds else fused
     side = net.config.image_size
     example = torch.zeros(2, net.config.image_channels, side, side)  # a batch of one would be taken for a constant
     logger = logging.getLogger("torch.onnx")

@@ -24,7 +24,7 @@ def graphs_of(subject: Subject) -> Path:
     belongs_to = {
         "net": subject.net.config.to_json() | {"family": subject.net.config.family},
         "weights": subject.digest,
-        "precision": subject.precision if subject.precision == "int8" else "fp32",
+        "precision": subject.precision,
         "align": ALIGN,
         "offramp": __version__,
         "torch": version_of("torch"),
@@ -33,7 +33,7 @@ def graphs_of(subject: Subject) -> Path:
     return cached(
         "graphs",
         belongs_to,
-        lambda folder: write_graphs(subject.net, folder, subject.int8_graph if subject.precision == "int8" else None),
+        lambda folder: write_graphs(subject.net, folder, subject.precision, subject.int8_graph),
     )
 
 

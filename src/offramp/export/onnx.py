@@ -5,17 +5,12 @@ from pathlib import Path
 
 from offramp.engine.graphs import write_graphs
 from offramp.engine.opening import Subject
-from offramp.errors import ArtifactError
 from offramp.export.bundle import Format, GraphFacts, described
 from offramp_runtime import graph
 
 
 def _write(subject: Subject, folder: Path) -> Sequence[GraphFacts]:
-    if subject.precision == "int8" and subject.int8_graph is None:
-        raise ArtifactError(
-            "this model has not been quantised; do it once with: offramp calibrate MODEL --precision int8 --data NAME"
-        )
-    write_graphs(subject.net, folder, subject.int8_graph if subject.precision == "int8" else None)
+    write_graphs(subject.net, folder, subject.precision, subject.int8_graph)
     return [_facts(folder, k) for k in range(subject.net.num_exits)]
 
 

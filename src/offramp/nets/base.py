@@ -117,8 +117,8 @@ class MultiExitNet(nn.Module, ABC):
             align: a multiple to which a family may round channel counts up with zeros, for runtimes that keep channels
                 in blocks of that size.
             merge: whether a family may let one convolution do what several on the same input do.
-            eager: whether it will be run operator by operator on a CPU, where a family may have a form that no compiler
-                would read well.
+            eager: whether it will be run operator by operator on a CPU in float32, where a family may have a form that no
+                compiler would read well.
         """
         return fold_all(self)
 

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offramp.nets import recompute
+from offramp.nets.bounds import bounds_before
 from offramp.nets.chain import Features, joined
 from offramp.nets.folding import ScaleReLU, SpatialMean, fold_pair
 from offramp.nets.pruning import unmasked
@@ -86,6 +87,11 @@ class FoldedLayer(nn.Sequential):
         """What it was given, and the maps it adds."""
         return *features, super().forward(joined(features))  # type: ignore[no-untyped-call]
 
+    def norm_to_bounds(self) -> None:
+        """The first norm, where a bottleneck follows."""
+        assert isinstance(self[1], nn.Conv2d)
+        self[0] = bounds_before(self[1], self[0])
+
 
 class Transition(nn.Module):
     """Norm, ReLU, 1x1 convolution and 2x2 average pooling between blocks.
@@ -125,6 +131,11 @@ class FoldedTransition(nn.Sequential):
     def forward(self, features: Features) -> Features:
         """One map of half the size."""
         return (super().forward(joined(features)),)  # type: ignore[no-untyped-call]
+
+    def norm_to_bounds(self) -> None:
+        """The norm; what the convolution reads is pooled in between, which changes nothing."""
+        assert isinstance(self[2], nn.Conv2d)
+        self[0] = bounds_before(self[2], self[0])
 
 
 class PooledExit(nn.Module):

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offramp.nets.bounds import absorbed, as_bounds
 from offramp.nets.chain import ChainStage, Features, Ordinary
 from offramp.nets.condensenet.net import CondenseNet, FoldedGatheredLayer
 from offramp.nets.dense_layers import FoldedLayer
 from offramp.nets.folding import ScaleReLU
 
-FARTHEST = 1e7
-"""A norm whose zero lies farther from 0 than that gives a constant, as far as float32 can tell."""
 FEW_CHANNELS, FEW_MACS, LARGE_MAP = 8, 2_000_000, 700
 """Outputs per group, multiply-adds, and pixels at which another way to convolve becomes the faster one (measured on an AMD
 EPYC with AVX-512, one thread)."""
@@ -62,9 +61,8 @@ def _in_nchw(part: nn.Module) -> nn.Module:
 class BufferedLayer(nn.Module):
     """A layer that reads all maps so far from a buffer and writes its own behind them.
 
-    With s and b the scale and shift of a channel's norm, ``relu(s x + b)`` is ``s max(x, -b / s) + b``, for negative s with
-    the minimum. Here s is part of the bottleneck's weights, and b of its bias. That in turn is the weight of a channel of
-    ones, the first in the buffer.
+    Norms have become bounds (see ``bounds.py``), and the bias of the bottleneck the weight of a channel of ones, the first in
+    the buffer.
 
     Args:
         layer: of form ``grouped``.
@@ -77,12 +75,12 @@ class BufferedLayer(nn.Module):
         super().__init__()
         groups = self.groups = layer.bottleneck.groups
         assert isinstance(layer.scale, ScaleReLU)
-        lower, upper, scale, shift = _as_bounds(layer.scale)
-        plain = layer.bottleneck.weight
-        bias = layer.bottleneck.bias + (plain * shift.view(groups, 1, -1)).sum(2, keepdim=True)
-        self.weight = _kept(torch.cat([plain * scale.view(groups, 1, -1), bias], 2))
-        self.lower = _kept(_with_ones(lower, groups, -torch.inf)[:, None, None])
-        self.upper = _kept(_with_ones(upper, groups, torch.inf)[:, None, None]) if (upper < torch.inf).any() else None
+        norm = as_bounds(layer.scale)
+        weight, bias = absorbed(layer.bottleneck.weight, norm)
+        self.weight = _kept(torch.cat([weight, layer.bottleneck.bias + bias[..., None]], 2))
+        self.lower = _kept(_with_ones(norm.lower, groups, -torch.inf)[:, None, None])
+        upper = _with_ones(norm.upper, groups, torch.inf)[:, None, None]
+        self.upper = _kept(upper) if (upper < torch.inf).any() else None
         self.register_buffer("index", _with_ones(layer.index + 1, groups, 0))
         self.conv = GroupedConv(layer.conv)
 
@@ -220,16 +218,6 @@ class Halved(nn.Module):
         height, width = (side // 2 * 2 for side in features.shape[2:])
         rows = torch.add(features[:, :, 0:height:2], features[:, :, 1:height:2]).mul_(0.25)
         return rows[..., 0:width:2] + rows[..., 1:width:2]
-
-
-def _as_bounds(norm: ScaleReLU) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower and upper bounds, scales and shifts (C,), so that ``clamp(x, lower, upper) * scale + shift`` is norm and ReLU."""
-    scale, shift = norm.scale.flatten(), norm.shift.flatten()
-    varies = scale.abs() * FARTHEST > shift.abs()
-    zero = torch.where(varies, -shift / scale, 0)
-    lower = torch.where(varies & (scale > 0), zero, -torch.inf)
-    upper = torch.where(varies & (scale < 0), zero, torch.inf)
-    return lower, upper, torch.where(varies, scale, 0), torch.where(varies, shift, shift.relu())
 
 
 def _with_ones(values: Tensor, groups: int, of_ones: float) -> Tensor:

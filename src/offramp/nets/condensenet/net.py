@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offramp.nets.base import MultiExitNet
+from offramp.nets.bounds import Bounds, NormAsBounds, absorbed, as_bounds, bounds_before
 from offramp.nets.chain import ChainNet, ChainStage, Features, Ordinary, joined
 from offramp.nets.condensenet.config import CondenseNetConfig, Form
 from offramp.nets.dense_layers import DenseLayer, PooledExit, Transition
-from offramp.nets.folding import ConvReLU, fold_all, fold_pair
+from offramp.nets.folding import ConvReLU, ScaleReLU, fold_all, fold_pair
 from offramp.nets.pruning import LearnedGroupConv
 
 
@@ -56,7 +57,8 @@ class FoldedGatheredLayer(nn.Module):
         super().__init__()
         assert layer.bottleneck is not None
         self.register_buffer("index", layer.index)
-        self.scale, self.conv, self.shuffles = layer.norm1.folded(), layer.conv, layer.shuffles
+        self.scale: nn.Module = layer.norm1.folded()
+        self.conv, self.shuffles = layer.conv, layer.shuffles
         norm = reordered(layer.norm2.norm, layer.order) if layer.shuffles else layer.norm2.norm
         self.bottleneck = GroupedProduct(fold_pair(layer.bottleneck, norm))
 
@@ -64,6 +66,13 @@ class FoldedGatheredLayer(nn.Module):
         """What it was given, and the maps it adds."""
         middle = self.bottleneck(self.scale(gathered(features, self.index)))
         return *features, self.conv(shuffled(middle, self.bottleneck.groups) if self.shuffles else middle)
+
+    def norm_to_bounds(self) -> None:
+        """The first norm."""
+        if isinstance(self.scale, ScaleReLU):
+            norm = as_bounds(self.scale)
+            self.scale = Bounds(norm.lower, norm.upper)
+            self.bottleneck.absorb(norm)
 
 
 class GroupedProduct(nn.Module):
@@ -86,6 +95,12 @@ class GroupedProduct(nn.Module):
         into = features.reshape(-1, self.groups, self.weight.shape[2], height * width)
         out = F.relu_(torch.matmul(self.weight, into).add_(self.bias))
         return out.view(-1, self.weight.shape[0] * self.weight.shape[1], height, width)
+
+    def absorb(self, norm: NormAsBounds) -> None:
+        """Scale and shift what it reads."""
+        weight, bias = absorbed(self.weight, norm)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(self.bias + bias[..., None], requires_grad=False)
 
 
 class GatheredTransition(Transition):
@@ -113,12 +128,17 @@ class FoldedGatheredTransition(nn.Module):
     def __init__(self, transition: GatheredTransition) -> None:
         super().__init__()
         self.register_buffer("index", transition.index)
-        self.scale, self.conv = transition.norm.folded(), transition.conv
+        self.scale: nn.Module = transition.norm.folded()
+        self.conv = transition.conv
 
     def forward(self, features: Features) -> Features:
         """One map of half the size."""
         pooled = F.avg_pool2d(self.scale(gathered(features, self.index)), 2)
         return (shuffled(self.conv(pooled), self.conv.groups),)
+
+    def norm_to_bounds(self) -> None:
+        """The norm."""
+        self.scale = bounds_before(self.conv, self.scale)
 
 
 class HalfLinear(nn.Linear):
