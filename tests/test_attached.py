@@ -176,7 +176,7 @@ class Twice(Own):
         (Own, ("early", "early"), "names a module twice"),
         (Own, ("late.conv",), r"at=\('late.conv',\): the code around these modules cannot be traced"),
         (Flagged, ("early",), "does something else in training; make that a module of its own"),
-        (Making, ("early",), "cannot be traced .a tensor is made there that is no buffer of a module"),
+        (Making, ("early",), "cannot be traced .a tensor is made there that no module holds"),
         (Twice, ("late",), "'late' runs 2 times; an exit stands behind a module that runs once"),
         (Twice, ("early",), "the weights of 'late' are used on both sides of a cut"),
         (lambda: Own().early, ("0",), "does not take images of 3x8x8"),
@@ -298,7 +298,9 @@ def test_a_named_network_has_to_be_the_one_that_is_given() -> None:
     module.relu = nn.SiLU()
     with pytest.raises(ConfigError, match=r"builds another network \(other layers\); leave it out"):
         attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:resnet18")
-    with pytest.raises(ConfigError, match="it has no classifier of that name"):
+    with pytest.raises(
+        ConfigError, match=r"^backbone=torchvision:raft_small@.* does not build it \(it has no classifier"
+    ):
         attach_exits(module, ["layer1"], image_size=32, backbone="torchvision:raft_small")
 
 
@@ -366,6 +368,65 @@ def test_a_module_that_cannot_be_copied_is_refused(own: Own, tmp_path: Path) -> 
     vars(fresh)["lock"] = threading.Lock()
     with pytest.raises(ConfigError, match=r"the module cannot be copied \(cannot pickle .*\); pass one that can"):
         offramp.load(tmp_path / "model", backbone=fresh)
+
+
+def test_exits_are_attached_in_inference_mode_too(own: Own) -> None:
+    with torch.inference_mode():
+        net = attached(own, "early")
+        assert net(torch.randn(2, 3, 8, 8)).shape == (2, 2, 3)
+
+
+def test_all_layers_that_know_the_classes_forget_them_and_no_others() -> None:
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.Flatten()
+            self.first, self.second, self.gate = nn.Linear(144, 3), nn.Linear(144, 3), nn.Linear(144, 144)
+
+        def forward(self, images: Tensor) -> Tensor:
+            features = self.gate(self.pool(self.conv(images)))
+            return self.first(features) + self.second(features)  # type: ignore[no-any-return]
+
+    net = attached(TwoHeads(), "conv")
+    other = net.rebuilt(net.config)
+    was, now = net.state_dict(), other.state_dict()
+    changed = {name.rpartition(".")[0] for name in was if not torch.equal(was[name], now[name])}
+    assert changed == {"stages.0.exit.linear", "stages.1.body.first", "stages.1.body.second"}
+    assert {name.rpartition(".")[0] for name in fresh_exits(other, net, keep_answers=False)} == changed
+
+
+def test_a_plain_tensor_that_a_module_holds_becomes_part_of_its_piece() -> None:
+    class Centred(Own):
+        def __init__(self) -> None:
+            super().__init__()
+            vars(self)["mean"] = torch.full((1,), 0.5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images - vars(self)["mean"])
+
+    module = Centred().eval()
+    images = torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(attached(module, "early")(images)[-1], module(images))
+
+
+def test_a_network_of_timm_for_images_that_its_name_does_not_take_is_ones_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import_torchvision("torchvision", "this test")
+    import timm
+
+    module = timm.create_model("resnet10t", num_classes=3)
+
+    def refuses(images: Tensor) -> Tensor:
+        raise AssertionError("Input height (256) doesn't match model (224).")
+
+    twin = timm.create_model("resnet10t", num_classes=3)
+    monkeypatch.setattr(twin, "forward", refuses)
+    monkeypatch.setattr("offramp.nets.attached.backbones.build_backbone", lambda _config: twin)
+    assert attach_exits(module, ["layer1"], image_size=32).config.backbone == "own"
+    with pytest.raises(ConfigError, match=r"builds another network \(Input height"):
+        attach_exits(module, ["layer1"], image_size=32, backbone="timm:resnet10t")
 
 
 def test_names_that_could_be_addresses_are_refused() -> None:

@@ -45,8 +45,8 @@ def built(name: str, shake: Shake, form: str = "") -> MultiExitNet:
     return convert(net.eval(), forms)  # type: ignore[arg-type]
 
 
-def close(found: Tensor, wanted: Tensor) -> None:
-    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+def close(found: Tensor, wanted: Tensor, within: float = 1e-5) -> None:
+    assert (found - wanted).abs().max() <= within * wanted.abs().max()
 
 
 def count(net: nn.Module, kind: type[nn.Module]) -> int:
@@ -86,6 +86,26 @@ def test_norms_that_hardly_vary_or_turn_round_answer_the_same(scale: float, shif
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
         close(with_bounds(net.eval().fused())(images), net(images))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e8])
+def test_features_of_any_size_answer_the_same(size: float, shake: Shake) -> None:
+    """Larger maps and norms that make up for it are the same function."""
+    net = DENSE.build()
+    shake(net)
+    images = torch.randn(2, 3, 16, 16)
+    with torch.inference_mode():
+        wanted = net.eval()(images)
+        for name, value in net.state_dict().items():
+            if name.endswith((".conv.weight", ".module.weight")):  # what makes maps that later layers read
+                value *= size
+            elif "running" in name and "norm2" not in name:
+                value *= size if "mean" in name else size**2
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 1e-5 if size > 1 else 0.0
+        close(net(images), wanted, 1e-3)  # it is, but for the norms' epsilon
+        close(with_bounds(net.fused())(images), net(images))
 
 
 def test_only_what_computes_in_float32_has_them(shake: Shake, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from offramp.engine.eager import EagerRuntime
 from offramp.nets.base import MultiExitNet
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, Form, convert
-from offramp.nets.condensenet.buffered import BufferedBlock, GroupedConv
+from offramp.nets.condensenet.buffered import BufferedBlock, GroupedConv, Halved, PlainConv
 from offramp.nets.pruning import condense
+from tiny import Clock
 
 Shake = Callable[[nn.Module], None]
 CONFIG = CondenseNetConfig(
@@ -70,6 +72,39 @@ def test_transitions_of_their_own_say_the_same(shake: Shake) -> None:
     says_the_same(made.fused(eager=True), made, torch.randn(2, 3, 16, 16))
 
 
+def test_timing_its_layers_changes_nothing(shake: Shake) -> None:
+    made = converted(CONFIG, ("grouped",) * 4, shake)
+    block = next(part for part in made.fused(eager=True).modules() if isinstance(part, BufferedBlock))
+    features = (torch.randn(1, 8, 16, 16),)
+    with torch.inference_mode():
+        (found,), seconds = block.timed(features, Clock())
+        (wanted,) = block(features)
+    assert torch.equal(found, wanted)
+    assert len(seconds) == 2
+
+
+def test_the_eager_runtime_takes_it_in_float32_only(shake: Shake) -> None:
+    made = converted(CONFIG, ("grouped",) * 4, shake)
+    cpu = torch.device("cpu")
+    takes = [
+        any(isinstance(part, BufferedBlock) for part in EagerRuntime(made, precision, cpu)._net.modules())
+        for precision in ("fp32", "bf16")
+    ]
+    assert takes == [True, False]
+
+
+def test_stem_and_pooling_are_changed_where_all_layers_are(shake: Shake) -> None:
+    def plain(forms: tuple[Form, ...]) -> bool:
+        form = converted(CONFIG, forms, shake).fused(eager=True)
+        kinds = {type(part) for part in form.modules()}
+        assert (PlainConv in kinds, Halved in kinds) in ((True, True), (False, False)) or BufferedBlock in kinds
+        return Halved in kinds
+
+    assert plain(("grouped",) * 4)
+    assert not plain(("folded",) * 4)
+    assert not plain(("grouped", "grouped", "dense", "grouped"))
+
+
 @pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 def test_it_stays_right_when_weights_change_type_and_layout(dtype: torch.dtype, within: float, shake: Shake) -> None:
     made = converted(CONFIG, ("grouped",) * 4, shake)
@@ -109,20 +144,20 @@ class Called(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "groups", "side", "way"),
+    ("inputs", "outputs", "groups", "size", "way"),
     [
-        pytest.param(32, 8, 4, 32, "add_", id="few channels, large map"),
-        pytest.param(16, 6, 1, 28, "add_", id="one group"),
-        pytest.param(128, 32, 4, 8, "fold", id="few multiply-adds, small map"),
-        pytest.param(8, 4, 4, 5, "fold", id="odd map"),
-        pytest.param(256, 64, 4, 14, "conv2d", id="many channels and multiply-adds"),
+        pytest.param(32, 8, 4, (32, 32), "add_", id="few channels, large map"),
+        pytest.param(16, 6, 1, (25, 33), "add_", id="one group, not square"),
+        pytest.param(128, 32, 4, (8, 8), "fold", id="few multiply-adds, small map"),
+        pytest.param(8, 4, 4, (5, 1), "fold", id="odd map"),
+        pytest.param(256, 64, 4, (14, 14), "conv2d", id="many channels and multiply-adds"),
     ],
 )
 def test_a_grouped_convolution_is_the_same_whichever_way_it_is_computed(
-    inputs: int, outputs: int, groups: int, side: int, way: str
+    inputs: int, outputs: int, groups: int, size: tuple[int, int], way: str
 ) -> None:
     conv = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
-    features, out = torch.randn(inputs, side, side), torch.full((outputs, side, side), torch.nan)
+    features, out = torch.randn(inputs, *size), torch.full((outputs, *size), torch.nan)
     form = GroupedConv(conv)
     with torch.inference_mode(), Called() as called:
         form(features, out)

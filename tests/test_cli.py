@@ -342,6 +342,14 @@ def test_what_a_budget_has_bought_is_told_in_its_unit(
     assert unit in said
 
 
+def test_a_missing_image_is_told_before_stages_are_measured(
+    model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Classifier, "plan", Mock(side_effect=AssertionError("measured")))
+    assert offramp("predict", model, "nowhere.png", "--budget", "2ms") == 2
+    assert "nowhere.png" in capsys.readouterr().err
+
+
 # ---- list and cost
 
 

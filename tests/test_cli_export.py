@@ -109,12 +109,14 @@ def test_exporting_again_replaces_the_bundle(model: Path, tmp_path: Path, quick:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_model_without_calibration_of_that_precision_is_exported_with_a_remark(
-    model: Path, tmp_path: Path, capsys: Capture, quick: Callable[..., None]
+    model: Path, tmp_path: Path, capsys: Capture, quick: Callable[..., None], options: tuple[str, ...]
 ) -> None:
     quick("onnx")
-    assert offramp("export", model, "--precision", "int8", "--no-measure", "--out", tmp_path / "bundle") == 0
-    assert "no calibration of int8 goes along, so budgets will be refused" in capsys.readouterr().err
+    out = tmp_path / "bundle"
+    assert offramp("export", model, "--precision", "int8", "--no-measure", "--out", out, *options) == 0
+    assert "no calibration of int8 went along, so budgets will be refused" in capsys.readouterr().err
     assert read_bundle(tmp_path / "bundle").calibration is None
 
 

@@ -1,11 +1,11 @@
 """What is asked for must be possible, and plans must belong to the model."""
 
+import os
 from collections.abc import Mapping
 from operator import index
 from typing import SupportsIndex
 
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
-from offramp_runtime.machine import usable_cores
 from offramp_runtime.plan import ExitPlan
 
 
@@ -28,9 +28,10 @@ def check_threads(threads: int | None) -> None:
     """Refuse a number of threads that no call can have; more than cores would only wait for each other.
 
     Raises:
-        ConfigError: fewer than one, or more than the cores this process may use.
+        ConfigError: fewer than one, or more than the machine has cores.
     """
-    cores = usable_cores()
+    # Not the cores this thread may use, which some settings narrow to one once threads are bound to cores.
+    cores = os.cpu_count() or 1
     if threads is not None and not 1 <= threads <= cores:
         raise ConfigError(f"threads={threads}: a call is computed by at least 1 and at most {cores}, the cores here")
 

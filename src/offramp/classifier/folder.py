@@ -86,10 +86,11 @@ def read(folder: Path, calibrated: bool = True, backbone: nn.Module | None = Non
     about = read_json(folder / MODEL, FORMAT, VERSION)
     with _meaningful(folder):
         config = _config(folder, about)
-        net = config.build() if backbone is None else None
     if backbone is not None:
         net = attached_to(backbone, config)
-    assert net is not None
+    else:
+        with _meaningful(folder):
+            net = config.build()
     with _meaningful(folder):
         net.load_state_dict(_weights(folder, about["weights_sha256"]))
         if about["storage"] not in get_args(Storage):

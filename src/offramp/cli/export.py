@@ -42,16 +42,16 @@ def run(
     manifest = export(
         classifier, format, out, precision=chosen, threads=threads, measuring_s=MEASURING_S if measure else 0
     )
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    if json:
-        say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
-        return
-    say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
     if classifier.calibrations.get(chosen) is None:
         remark(
             f"no calibration of {chosen} went along, so budgets will be refused; "
             f"make one with: offramp calibrate {model} --data NAME --precision {chosen}"
         )
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    if json:
+        say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
+        return
+    say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
     if measure and format in KINDS and manifest.latency is None:
         remark(f"this machine cannot run the bundle in {format} {precision}, so no latency table goes along")
     if manifest.latency is not None:

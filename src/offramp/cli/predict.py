@@ -41,11 +41,12 @@ def run(
     ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
     check_ways(ways, classifier.net.num_exits)
     solved = ExitPlan.load(plan) if plan is not None else None
+    pixels = classifier.intake.decode(images)  # before stages are measured: a file may be missing
     if budget is not None:
         with waiting("solving; for ms and J, the stages are measured first"):
             solved = classifier.plan(budget, len(images))
     with counting("classifying", len(images)) as done:
-        found = classifier.predict(images, deadline_ms=deadline_ms, exit=exit, plan=solved, report=done)
+        found = classifier.predict(pixels, deadline_ms=deadline_ms, exit=exit, plan=solved, report=done)
     probabilities = found.probabilities
     rows: list[dict[str, Any]] = []
     for row, (path, k) in enumerate(zip(images, found.exit_index.tolist(), strict=True)):

@@ -44,7 +44,8 @@ class CompiledRuntime:
         belongs_to: Mapping[str, object],
     ) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        fused = with_bounds(net.fused()) if precision == "fp32" else net.fused()
+        exact = precision == "fp32" and device.type == "cpu"  # elsewhere fp32 may be TF32
+        fused = with_bounds(net.fused()) if exact else net.fused()
         self._net = _plainly_laid_out(fused.to(device, self._dtype))
         self._device, self._threads = device, threads
         self._belongs_to = dict(belongs_to)
@@ -167,6 +168,7 @@ def _open(subject: Subject) -> CompiledRuntime:
         "net": subject.net.config.to_json() | {"family": subject.net.config.family},
         "weights": subject.digest,
         "precision": subject.precision,
+        "bounds": subject.precision == "fp32",
         "threads": subject.threads,
         "machine": fingerprint(subject.device),
         "offramp": __version__,

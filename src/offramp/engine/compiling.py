@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, reason
 from offramp.nets.base import MultiExitNet
 from offramp_runtime.cache import cache_folder, cached
 
@@ -127,7 +127,7 @@ def _load(path: Path) -> Graph:
         return aoti_load_package(str(path))
     except RuntimeError as error:
         raise ArtifactError(
-            f"{path}: cannot be loaded ({str(error).splitlines()[0]}); remove its folder, and it is compiled anew"
+            f"{path}: cannot be loaded ({reason(error)}); remove its folder, and it is compiled anew"
         ) from None
 
 

@@ -15,9 +15,10 @@ from offramp.shapes import State
 class EagerRuntime:
     """The network's inference form, in channels-last layout.
 
-    Dense features are concatenated. A buffer per scale, into whose slices the layers write, was measured in both layouts:
-    its slices are strided but for one image in NCHW, so convolutions copy them, and matrix products that can read them
-    take as long as convolution and concatenation together. It gained little for one image and lost with 64.
+    Dense features are concatenated, but for grouped CondenseNets on the CPU in fp32, which have a buffer
+    (``nets/condensenet/buffered.py``). For MSDNets a buffer per scale, into whose slices the layers write, was measured in
+    both layouts: its slices are strided but for one image in NCHW, so convolutions copy them, and matrix products that can
+    read them take as long as convolution and concatenation together. It gained little for one image and lost with 64.
 
     Args:
         net: any network; its weights are copied.
@@ -27,8 +28,8 @@ class EagerRuntime:
 
     def __init__(self, net: MultiExitNet, precision: str, device: torch.device) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        fused = net.fused(eager=device.type == "cpu" and precision == "fp32")
-        fused = with_bounds(fused) if precision == "fp32" else fused
+        exact = precision == "fp32" and device.type == "cpu"  # elsewhere fp32 may be TF32
+        fused = with_bounds(net.fused(eager=True)) if exact else net.fused()
         self._net = fused.to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

@@ -26,6 +26,7 @@ def graphs_of(subject: Subject) -> Path:
         "weights": subject.digest,
         "precision": subject.precision,
         "align": ALIGN,
+        "bounds": subject.precision == "fp32",
         "offramp": __version__,
         "torch": version_of("torch"),
         "onnxscript": version_of("onnxscript"),

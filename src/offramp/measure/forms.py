@@ -27,7 +27,9 @@ def forms_of(config: CondenseNetConfig, form: Form) -> tuple[Form, ...]:
 
 @torch.inference_mode()
 def fastest_forms(net: CondenseNet, clock: Callable[[], float] = time.perf_counter) -> tuple[Form, ...]:
-    """The form of each learned convolution in which its layer takes the least time for one image, run eagerly on the CPU.
+    """The forms of the learned convolutions in which one image, run eagerly on the CPU, takes the least time.
+
+    Tried are each form everywhere, and of each layer the one in which it was the fastest there.
 
     Args:
         net: trained.
@@ -71,7 +73,7 @@ def _ready(net: CondenseNet) -> ChainStage:
 
 def _lap(stage: ChainStage, image: Tensor, clock: Callable[[], float]) -> list[float]:
     """Seconds of each part with a learned convolution, in the order of the network, then those of all others."""
-    features: Features = (image,)
+    features: Features = (image.contiguous(memory_format=torch.channels_last),)  # as images are decoded
     learned, others = [], 0.0
     for part in stage.parts:
         began = clock()

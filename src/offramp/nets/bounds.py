@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from offramp.nets.folding import ScaleReLU
 
-FARTHEST = 1e7
-"""A norm whose zero lies farther from 0 than that gives a constant, as far as float32 can tell."""
+FARTHEST = 1e30
+"""A norm whose zero lies farther from 0 than that gives a constant: float32 could hardly hold the bound."""
 
 
 @runtime_checkable

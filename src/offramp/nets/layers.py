@@ -46,6 +46,12 @@ class Exit(nn.Module):
         return logits
 
 
+def answer_layers(part: nn.Module, num_classes: int) -> list[tuple[str, nn.Linear]]:
+    """The linear layers in it that give so many values, one for each class, with their names in it."""
+    layers = [(name, layer) for name, layer in part.named_modules() if isinstance(layer, nn.Linear)]
+    return [(name, layer) for name, layer in layers if layer.out_features == num_classes]
+
+
 def draws(net: nn.Module) -> bool:
     """Whether training draws random numbers inside the network."""
     return skips_blocks(net) or any(isinstance(module, nn.Dropout) and module.p > 0 for module in net.modules())

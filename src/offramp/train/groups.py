@@ -8,6 +8,7 @@ from torch import nn
 
 from offramp.errors import ConfigError
 from offramp.nets.base import MultiExitNet
+from offramp.nets.layers import answer_layers
 from offramp.train.recipe import Recipe
 
 
@@ -62,7 +63,7 @@ def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) ->
     Raises:
         ConfigError: the networks are not of one shape.
     """
-    answers = {name for name, _ in _answers(net)}
+    answers = set(_answers(net))
     own, given = net.state_dict(), initial.state_dict()
     learnt = {name for name, _ in net.named_parameters()}  # which inputs a condensed classifier reads is not
     anew = [] if keep_answers else sorted(name for name in learnt if name.rpartition(".")[0] in answers)
@@ -76,17 +77,15 @@ def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) ->
     return anew
 
 
-def _answers(net: MultiExitNet) -> Iterator[tuple[str, nn.Linear]]:
-    """The last linear layer of each exit."""
+def _answers(net: MultiExitNet) -> Iterator[str]:
+    """Names of the linear layers that know the classes, of each exit."""
     for k, stage in enumerate(net.stages):
-        own = f"stages.{k}.exit"
-        layers = [(name, part) for name, part in net.named_modules() if isinstance(part, nn.Linear)]
-        layers = [one for one in layers if one[0].startswith(f"stages.{k}.")]
         # The last exit of a classifier that others were attached to lies within it.
-        exits = [one for one in layers if one[0] == own or one[0].startswith(f"{own}.")] if _holds(stage) else layers
-        if not exits:
+        within = f"stages.{k}.exit" if _holds(stage) else f"stages.{k}"
+        found = answer_layers(net.get_submodule(within), net.config.num_classes)
+        if not found:
             raise ConfigError(f"exit {k} has no linear layer that could start anew; take the same classes")
-        yield exits[-1]
+        yield from (f"{within}.{name}".rstrip(".") for name, _ in found)
 
 
 def _holds(stage: nn.Module) -> bool:

@@ -54,17 +54,19 @@ def attach_exits(
     """
     classes = _classes(module, image_size, image_channels)
     config = AttachedConfig(
-        backbone=with_version(backbone or recognised(module)),
+        backbone=with_version(backbone or OWN),
         at=tuple(at),
         image_size=image_size,
         image_channels=image_channels,
         num_classes=classes,
         channels_at=channels_at,
     )
+    if config.backbone == OWN:
+        return AttachedNet(config.replace(backbone=recognised(module, config)), module)
     wrong = other_than(module, config)
-    if wrong and backbone:
+    if wrong:
         raise ConfigError(f"backbone={config.backbone}: builds another network ({wrong}); leave it out")
-    return AttachedNet(config.replace(backbone=OWN) if wrong else config, module)
+    return AttachedNet(config, module)
 
 
 def attached_to(backbone: nn.Module, config: NetConfig) -> MultiExitNet:

@@ -54,28 +54,46 @@ def with_version(backbone: str) -> str:
         return backbone
 
 
-def recognised(module: nn.Module) -> str:
-    """``timm:NAME`` where timm says that it has made the module so; else ``own``."""
+def recognised(module: nn.Module, config: AttachedConfig) -> str:
+    """``timm:NAME@VERSION`` where that builds such a module; else ``own``.
+
+    Args:
+        module: any.
+        config: for its classes and images.
+    """
     name = getattr(module, "pretrained_cfg", {}).get("architecture")
-    return f"timm:{name}" if name and type(module).__module__.startswith("timm.") else OWN
+    if not name or not type(module).__module__.startswith("timm."):
+        return OWN
+    named = config.replace(backbone=with_version(f"timm:{name}"))
+    try:
+        return OWN if other_than(module, named) else named.backbone
+    except ConfigError:
+        return OWN
 
 
 def other_than(module: nn.Module, config: AttachedConfig) -> str:
     """In what the network that a config names differs from a module; empty where it does not.
 
     Raises:
+        ConfigError: no such network can be built.
         MissingExtraError: its package is not installed.
     """
-    if config.backbone == OWN:
-        return ""
+    twin = build_backbone(config)
     try:
-        twin = build_backbone(config)
         twin.load_state_dict(module.state_dict())
-    except (ConfigError, RuntimeError) as error:
-        return str(error).splitlines()[-1].strip()
+    except RuntimeError as error:
+        return misfit(error)
     if repr(twin) != repr(module):
         return "other layers"
-    return "" if _answers_alike(twin, module, config) else "other answers"
+    try:
+        return "" if _answers_alike(twin, module, config) else "other answers"
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        return reason(error)
+
+
+def misfit(error: RuntimeError) -> str:
+    """What PyTorch says last about weights that do not fit, on one line."""
+    return reason(RuntimeError(str(error).strip().rpartition("\n")[2].strip()))
 
 
 @torch.no_grad()

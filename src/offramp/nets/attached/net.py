@@ -2,16 +2,18 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from offramp.errors import ArtifactError, ConfigError, reason
+from offramp.nets.attached.backbones import misfit
 from offramp.nets.attached.config import OWN, AttachedConfig
 from offramp.nets.attached.split import Piece, in_mode, split
 from offramp.nets.base import MultiExitNet, NetConfig, check_images
+from offramp.nets.layers import answer_layers
 from offramp.shapes import State
 
 
@@ -106,14 +108,14 @@ class AttachedNet(MultiExitNet):
         for part in self.modules():
             if part not in theirs:  # frozen norms of the classifier stay so
                 part.training = module.training
-        self._note_overwriting(example(2))
+        self._note_overwriting(example)
         if not meta:
             self._check_same(module, torch.rand_like(example(2)))
 
     @torch.inference_mode(False)  # there no changes are counted
     @torch.no_grad()
-    def _note_overwriting(self, images: Tensor) -> None:
-        state: State = (images,)
+    def _note_overwriting(self, example: Callable[[int], Tensor]) -> None:
+        state: State = (example(2),)
         with in_mode(self, training=False):
             for stage in self.cut:
                 given = [part for part in state if part is not None]
@@ -164,16 +166,15 @@ class AttachedNet(MultiExitNet):
             raise ConfigError(f"backbone: its exits are at {self.config.at}, those of the model at {config.at}")
         twin = copied(self).requires_grad_(True)
         for stage in twin.stages:
-            layers = [part for part in stage.modules() if isinstance(part, nn.Linear)]
-            if layers:
-                layers[-1].reset_parameters()  # the one that knows the classes
+            for _, layer in answer_layers(stage, config.num_classes):
+                layer.reset_parameters()
         twin.config = config
         twin._try(config)
         return twin
 
     @torch.no_grad()
     def _try(self, config: AttachedConfig) -> None:
-        weight, side = next(self.parameters()), config.image_size
+        weight, side = next(self.parameters(), torch.zeros(())), config.image_size
         images = torch.zeros(2, config.image_channels, side, side, device=weight.device, dtype=weight.dtype)
         try:
             with in_mode(self, training=False):
@@ -190,9 +191,8 @@ class AttachedNet(MultiExitNet):
         try:
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
             raise ArtifactError(
-                f"the weights do not fit the backbone {self.config.backbone} as it is here ({reason}); "
+                f"the weights do not fit the backbone {self.config.backbone} as it is here ({misfit(error)}); "
                 "install the version it was saved with, or pass the same module"
             ) from None
 

@@ -84,8 +84,9 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """As fx does it, but for tensors that it would hang on somebody's module."""
-        if isinstance(a, Tensor) and all(a is not one for one in (*self.root.parameters(), *self.root.buffers())):
-            raise ValueError("a tensor is made there that is no buffer of a module")
+        known = (*self.root.parameters(), *self.root.buffers(), *self.tensor_attrs)
+        if isinstance(a, Tensor) and all(a is not one for one in known):
+            raise ValueError("a tensor is made there that no module holds")
         return super().create_arg(a)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - as fx calls it

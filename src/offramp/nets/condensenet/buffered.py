@@ -29,7 +29,7 @@ def buffered(net: CondenseNet) -> CondenseNet:
     """Change the inference form of a network, in place, to this one.
 
     Args:
-        net: folded; its layers of form ``grouped`` are changed.
+        net: folded; its layers of form ``grouped`` are changed, and where there are no others, stem and pooling too.
     """
     for stage in net.chain:
         stage.parts = nn.ModuleList(_parts(stage))
@@ -37,8 +37,9 @@ def buffered(net: CondenseNet) -> CondenseNet:
 
 
 def _parts(stage: ChainStage) -> Iterator[nn.Module]:
-    # Other layers want channels-last maps, and around those nothing else pays.
-    throughout = not any(isinstance(part, FoldedLayer) for part in stage.parts)
+    # Other layers want channels-last maps.
+    layers = [part for part in stage.parts if isinstance(part, FoldedLayer | FoldedGatheredLayer)]
+    throughout = all(map(_writes, layers))
     for in_buffer, run in groupby(stage.parts, _writes):
         if in_buffer:
             yield BufferedBlock(BufferedLayer(layer) for layer in run if isinstance(layer, FoldedGatheredLayer))
@@ -53,7 +54,7 @@ def _writes(part: nn.Module) -> bool:
 def _in_nchw(part: nn.Module) -> nn.Module:
     """The stem, or the pooling between blocks, for that layout; another part itself."""
     module = part.module if isinstance(part, Ordinary) else None
-    if isinstance(module, nn.Conv2d):
+    if type(module) is nn.Conv2d:
         return Ordinary(PlainConv(module))
     return Ordinary(Halved()) if isinstance(module, nn.AvgPool2d) else part
 
