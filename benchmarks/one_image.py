@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import figures
+import offramp
 from figures import Figure, Promise
 from graphs import ENGINES, open_file, open_graph
 from limits import Limits, lacks
 from offramp.engine.graphs import ALIGN
 from offramp.measure.macs import direct_macs, staged_macs
+from offramp.nets.bounds import with_bounds
 from offramp.nets.msdnet import MSDNetConfig
-from peers import PEERS
 from phases import Measured, Network, Phase, Subject, Times, count, public_code, ratios, staging, subject_table, timed
 from runtimes import Opened, config_of, random_images, random_net
 
@@ -107,7 +108,7 @@ def others(image: Tensor, names: Iterable[str]) -> Iterator[Subject]:
     """Other networks, in both engines, of which the better one counts."""
     for name in names:
         torch.manual_seed(0)
-        net = PEERS[name].build().eval()
+        net = Part(with_bounds(offramp.create(name).eval().fused()), _direct(0))
         macs = count(net, image)
         for engine, precision in graph_precisions():
             yield Subject(name, engine, precision, open_graph(engine, net, image, precision), macs)

@@ -25,9 +25,13 @@ from two_threads import two_threads
 
 NETWORKS = {
     "CIFAR": Network(
-        "CIFAR", "msdnet-cifar-anytime-10", ("ResNet-110", "DenseNet-BC-100-12"), rounds=50, batches={64: 5, 256: 3}
+        "CIFAR",
+        "msdnet-cifar-anytime-10",
+        ("resnet-cifar-110", "densenet-cifar-bc-100-12"),
+        rounds=50,
+        batches={64: 5, 256: 3},
     ),
-    "ImageNet": Network("ImageNet", "msdnet-imagenet-4", ("ResNet-18", "ResNet-50"), rounds=20, batches={64: 3}),
+    "ImageNet": Network("ImageNet", "msdnet-imagenet-4", ("resnet-18", "resnet-50"), rounds=20, batches={64: 3}),
 }
 BEGAN = time.perf_counter()
 

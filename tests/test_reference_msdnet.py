@@ -15,7 +15,6 @@ from offramp.nets.msdnet import MSDNet, MSDNetConfig, plain_plan
 from tiny import CONFIG
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-from peers import PEERS
 from reference_msdnet import Reference
 
 ENTRIES = json.loads((Path(__file__).parent / "oracles" / "msdnet_counts.json").read_text(encoding="utf-8"))["entries"]
@@ -81,13 +80,3 @@ def renamed(name: str, config: MSDNetConfig) -> str:
         return ".".join((f"layers.{layer - 1}.transitions.{row}", *rest))
     place = 3 * int(rest[0]) + int(rest[1])
     return f"layers.{layer - 1}.cells.{row}.{parts[4]}.{place}.{rest[-1]}"
-
-
-@pytest.mark.usefixtures("_only_shapes")
-@pytest.mark.parametrize("name", PEERS)
-def test_a_peer_costs_what_was_measured_on_public_code(name: str) -> None:
-    peer = PEERS[name]
-    net = peer.build().eval()
-    with count_macs(net) as count:
-        net(torch.empty(1, 3, peer.image_size, peer.image_size))
-    assert round(count.macs / 1e6, 1) == peer.mmacs
