@@ -100,6 +100,7 @@ class Plain(MultiExitNet):
 
     def __init__(self, classes: int, stages: int = 2) -> None:
         super().__init__()
+        self.config = CONFIG.replace(num_classes=classes)
         self.stages = nn.ModuleList(
             nn.ModuleDict({"body": nn.Linear(4, 4), "exit": nn.Linear(4, classes)}) for _ in range(stages)
         )

@@ -63,10 +63,10 @@ def fresh_exits(net: MultiExitNet, initial: MultiExitNet, keep_answers: bool) ->
     Raises:
         ConfigError: the networks are not of one shape.
     """
-    answers = set(_answers(net))
+    answers = set() if keep_answers else set(_answers(net))
     own, given = net.state_dict(), initial.state_dict()
     learnt = {name for name, _ in net.named_parameters()}  # which inputs a condensed classifier reads is not
-    anew = [] if keep_answers else sorted(name for name in learnt if name.rpartition(".")[0] in answers)
+    anew = sorted(name for name in learnt if name.rpartition(".")[0] in answers)
     wrong = [name for name in own if name not in anew and (name not in given or own[name].shape != given[name].shape)]
     if wrong or own.keys() != given.keys():
         raise ConfigError(
