@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp.catalog import entries
+from offramp.engine.eager import EagerRuntime
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp.nets.base import MultiExitNet, NetConfig
@@ -38,6 +39,10 @@ def side_of(config: NetConfig) -> int:
 def images_for(config: NetConfig, count: int) -> Tensor:
     side = side_of(config)
     return torch.randn(count, config.image_channels, side, side)
+
+
+def parameters(net: MultiExitNet) -> int:
+    return sum(weight.numel() for weight in net.parameters())
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -76,6 +81,19 @@ def test_going_straight_to_an_exit_gives_its_logits(net: MultiExitNet, config: N
         every = net(images)
         for k in range(net.num_exits):
             close(net.direct(k, images), every[k])
+
+
+def test_images_that_are_not_square_and_odd_get_the_same_logits_from_the_eager_runtime(
+    net: MultiExitNet, config: NetConfig
+) -> None:
+    side, last = side_of(config), net.num_exits - 1
+    images = torch.randn(2, config.image_channels, side + 5, side + 2)
+    within = {"fp32": 1e-4, "bf16": 0.1} if config.image_size <= 32 and parameters(net) < 1e6 else {"fp32": 1e-4}
+    with torch.inference_mode():
+        wanted = net.direct(last, images)
+        for precision, most in within.items():
+            found = EagerRuntime(net, precision, torch.device("cpu")).direct(last, images)
+            assert (found - wanted).abs().max() <= most * wanted.abs().max()
 
 
 def test_taking_rows_and_stepping_is_stepping_and_taking_rows(net: MultiExitNet, config: NetConfig) -> None:
