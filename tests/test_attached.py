@@ -174,6 +174,7 @@ class Twice(Own):
         (Own, ("eary",), "at: the module has no part called 'eary'"),
         (Own, ("late", "early"), r"at=\('late', 'early'\): these run in another order; write early, late"),
         (Own, ("early", "early"), "names a module twice"),
+        (Own, ("early", "classify"), "at: 'classify' gives the answer itself, which is the last exit anyway"),
         (Own, ("late.conv",), r"at=\('late.conv',\): the code around these modules cannot be traced"),
         (Flagged, ("early",), "does something else in training; make that a module of its own"),
         (Making, ("early",), "cannot be traced .a tensor is made there that no module holds"),
@@ -222,7 +223,9 @@ def test_a_module_of_ones_own_is_passed_again_when_its_model_is_loaded(own: Own,
         torch.testing.assert_close(again, net(images))
     other = Own()
     other.early = nn.Sequential(nn.Conv2d(4, 4, 1))
-    with pytest.raises(ArtifactError, match="the weights do not fit the backbone own as it is here"):
+    with pytest.raises(
+        ArtifactError, match="the weights do not fit this backbone, which has to be as own was when it was saved"
+    ):
         offramp.load(tmp_path / "model", backbone=other)
     with pytest.raises(ConfigError, match="no exits were attached to this network of family 'msdnet'"):
         offramp.load("cifar10", backbone=own)
@@ -427,6 +430,29 @@ def test_a_network_of_timm_for_images_that_its_name_does_not_take_is_ones_own(
     assert attach_exits(module, ["layer1"], image_size=32).config.backbone == "own"
     with pytest.raises(ConfigError, match=r"builds another network \(Input height"):
         attach_exits(module, ["layer1"], image_size=32, backbone="timm:resnet10t")
+
+
+def test_what_is_no_list_of_names_or_no_module_is_refused(own: Own, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"at='early': give a list of names, such as at=\['early'\]"):
+        attach_exits(own, "early", image_size=8)
+    Classifier(attached(own, "early"), CLASSES, PREPROCESSING).save(tmp_path / "model")
+    wrong: Any
+    for wrong in (Own, "torchvision:resnet18"):
+        with pytest.raises(ConfigError, match=r"backbone=.*: pass the module itself, an instance of nn.Module"):
+            offramp.load(tmp_path / "model", backbone=wrong)
+
+
+def test_weights_that_do_not_fit_are_told_in_one_short_line() -> None:
+    import_torchvision("torchvision", "this test")
+    import timm
+
+    config = AttachedConfig(backbone="timm:resnet10t", at=("layer1",), image_size=32, num_classes=3)
+    other = attach_exits(timm.create_model("resnet26", num_classes=3), ["layer1"], image_size=32)
+    with pytest.raises(
+        ArtifactError, match=r"which has to be as timm:resnet10t was when it was saved \(.* …\)"
+    ) as caught:
+        config.build().load_state_dict(other.state_dict())
+    assert len(str(caught.value)) < 400
 
 
 def test_names_that_could_be_addresses_are_refused() -> None:

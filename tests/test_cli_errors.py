@@ -203,10 +203,10 @@ CASES: dict[str, tuple[Arguments, str]] = {
         lambda b: ["calibrate", b.described(), "--data", "others"], "take the data it was trained for"
     ),
     "budgets without a calibration": (
-        lambda b: ["evaluate", b.plain, "--budget", "1GMAC"], "budgets need a calibration"
+        lambda b: ["evaluate", b.plain, "--budget", "1GMAC"], "this model has no calibration to solve a budget from"
     ),
     "a sweep without a calibration": (
-        lambda b: ["evaluate", b.plain, "--sweep", "paper"], "budgets need a calibration"
+        lambda b: ["evaluate", b.plain, "--sweep", "paper"], "this model has no calibration to solve a budget from"
     ),
     "an unknown sweep": (evaluate("--sweep", "everything"), "Invalid value for '--sweep'"),
     "ten crops of images as large as the network sees": (evaluate("--ten-crop"), "ten crops are cut from images larger"),

@@ -72,7 +72,7 @@ def test_what_its_stages_take_goes_along_and_is_used_there(
     out = tmp_path / "bundle"
     assert offramp("export", model, "--threads", "1", "--out", out) == 0
     assert re.search(
-        r"measured here: one image takes [\d.]+ ms to exit 0, [\d.]+ ms to exit 2", capsys.readouterr().out
+        r"measured here: one image by itself takes [\d.]+ ms to exit 0, [\d.]+ ms to exit 2", capsys.readouterr().out
     )
     latency = read_bundle(out).manifest.latency
     assert latency is not None

@@ -255,7 +255,10 @@ def test_what_public_code_cannot_build_is_not_written(tmp_path: Path) -> None:
         (lambda: densenet_pytorch.write(DENSE.replace(bottleneck_factor=0).build(), tmp_path / "x"), "bottlenecks"),
         (lambda: densenet_pytorch.write(make_net(), tmp_path / "x"), "this network is another"),
         (lambda: densenet_pytorch.write(DENSE.replace(growth_rates=(4, 8)).build(), tmp_path / "x"), "one growth rate"),
-        (lambda: densenet_pytorch.write(DENSE.build(), tmp_path / "x", "torchvision"), "have the large stem and halve"),
+        (
+            lambda: densenet_pytorch.write(DENSE.build(), tmp_path / "x", "torchvision"),
+            "stem=small: torchvision's DenseNets have large; write it for efficient-densenet",
+        ),
         (
             lambda: condensenet_pytorch.write(convert(condensed(), ["dense"] * 4), tmp_path / "x"),
             "write the network as it was before conversion",

@@ -10,6 +10,9 @@ from typing import Any
 
 from offramp.errors import ConfigError
 
+MOST_NAMES = 30
+"""That an error lists."""
+
 
 @cache
 def entries(package: str, constant: str) -> dict[str, Any]:
@@ -48,9 +51,11 @@ def lookup(kind: str, name: str, package: str, constant: str) -> Any:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A way out for a name nobody knows: the nearest names, else all of them."""
+    """A way out for a name nobody knows: the nearest names, else all of them, or where many are listed."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3)
     if near:
         return "did you mean " + " or ".join(f"'{one}'" for one in near) + "?"
+    if len(names) > MOST_NAMES:
+        return f"`offramp list` shows the {len(names)} there are"
     return "there are: " + ", ".join(names) if names else "there are none"

@@ -85,7 +85,8 @@ def run(
         f"top-1 % per exit: {accuracy}"
     )
     budget = classifier.costs.format(_middle(classifier.costs.at_exit)).replace(" ", "")
-    say(f"next: offramp predict {model} IMAGES… --budget {budget}")
+    option = "" if chosen == "fp32" else f" --precision {chosen}"
+    say(f"next: offramp predict {model} IMAGES… --budget {budget}{option}")
 
 
 def _middle(costs: tuple[float, ...]) -> float:

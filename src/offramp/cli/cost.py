@@ -70,4 +70,7 @@ def run(
         for row in rows
     )
     columns = ("exit", "full", "lazy", "direct", "parameters", "ms, 1 image")
-    say_table(f"{net}: cost of one image up to each exit ({torch.get_num_threads()} threads)", Table(columns, cells))
+    say_table(
+        f"{net}: cost of one image up to each exit (network itself, eager, {torch.get_num_threads()} threads)",
+        Table(columns, cells),
+    )

@@ -78,15 +78,15 @@ def run(
     from offramp.cli.running import open_model
     from offramp.cli.show import remark
 
-    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, device=device)
+    classifier = open_model(
+        model, runtime=runtime, precision=precision, threads=threads, device=device, calibrated=bool(budget or sweep)
+    )
     options = DataOptions(data_root, workers, on_bad_image is OnBadImage.skip)
     source = open_data(classifier, data, options)
     if split is Part.calibrate:
         check_holdout(classifier, source, unseen)
         if not unseen:
             remark("budgets are solved from these very images, and so look a little better than they are")
-    report = Report.make(
-        classifier, source, budget, deadline_ms or [], split=split.value, sweep=sweep is not None, ten_crop=ten_crop
-    )
+    report = Report.make(classifier, source, budget, deadline_ms or [], split=split.value, ten_crop=ten_crop)
     points = report.paper_sweep() if sweep else None
     show(report, points, csv=csv, page=page, as_json=json)

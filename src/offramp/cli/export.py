@@ -51,13 +51,15 @@ def run(
     if json:
         say_json({"bundle": str(out), "format": format, "precision": precision, "bytes": size, **manifest.to_json()})
         return
-    say(f"wrote {out}: {format}, {precision}, {manifest.num_exits} stages, {size / 1e6:.1f} MB")
+    stages = f"{manifest.num_exits} stage{'s'[: manifest.num_exits > 1]}"
+    say(f"wrote {out}: {format}, {precision}, {stages}, {size / 1e6:.1f} MB")
     if measure and format in KINDS and manifest.latency is None:
         remark(f"this machine cannot run the bundle in {format} {precision}, so no latency table goes along")
     if manifest.latency is not None:
         last = manifest.num_exits - 1
         ms = sum(manifest.latency.ms(k, 1) for k in range(last + 1))
-        say(f"measured here: one image takes {manifest.latency.ms(0, 1):.3g} ms to exit 0, {ms:.3g} ms to exit {last}")
+        first = f"{manifest.latency.ms(0, 1):.3g} ms to exit 0, " if last else ""
+        say(f"measured here: one image by itself takes {first}{ms:.3g} ms to exit {last}")
     if format in KINDS:
         say(
             f"run it with: python -c \"import offramp_runtime; print(offramp_runtime.load('{out}').predict('image.png'))\""

@@ -30,7 +30,7 @@ def run(
     from offramp.cli.running import open_model
     from offramp.cli.show import say, say_json, waiting
 
-    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads)
+    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, calibrated=True)
     with waiting("solving; for ms and J, the stages are measured first"):
         solved = classifier.plan(budget, batch)
     solved.save(out)

@@ -37,7 +37,9 @@ def run(
     from offramp_runtime.checks import check_ways
     from offramp_runtime.plan import ExitPlan
 
-    classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, device=device)
+    classifier = open_model(
+        model, runtime=runtime, precision=precision, threads=threads, device=device, calibrated=budget is not None
+    )
     ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
     check_ways(ways, classifier.net.num_exits)
     solved = ExitPlan.load(plan) if plan is not None else None

@@ -10,7 +10,6 @@ from offramp.cli.show import counting, remark, say_json, say_table
 from offramp.data.source import Source, SplitName
 from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint, paper_sweep
-from offramp.errors import BudgetError
 from offramp.report.evaluation import (
     BudgetReport,
     DeadlineReport,
@@ -49,7 +48,6 @@ class Report:
         deadlines_ms: list[float],
         *,
         split: SplitName = "test",
-        sweep: bool = False,
         ten_crop: bool = False,
     ) -> "Report":
         """Evaluate on a split; what cannot be done is refused before anything long starts.
@@ -60,11 +58,8 @@ class Report:
             budgets: to run; None means three between the first and the last exit's cost.
             deadlines_ms: to run, one image a call.
             split: to evaluate on.
-            sweep: whether the published sweep will be wanted.
             ten_crop: whether to run ten crops of each image too.
         """
-        if (budgets or sweep) and classifier.calibration is None:
-            raise BudgetError("budgets need a calibration; make one with: offramp calibrate MODEL --data NAME")
         test = source.split(split)
         if ten_crop:
             check_ten_crops(classifier, test)

@@ -5,10 +5,17 @@ from offramp.classifier.entry import find
 from offramp.classifier.folder import read
 from offramp.cli.device import pick_device
 from offramp.cli.show import waiting
+from offramp_runtime.precision import check_precision
 
 
 def open_model(
-    model: str, *, runtime: str = "auto", precision: str = "fp32", threads: int | None = None, device: str = "auto"
+    model: str,
+    *,
+    runtime: str = "auto",
+    precision: str = "fp32",
+    threads: int | None = None,
+    device: str = "auto",
+    calibrated: bool = False,
 ) -> Classifier:
     """The model, run as asked; says what takes long meanwhile.
 
@@ -18,8 +25,11 @@ def open_model(
         precision: name.
         threads: of one call.
         device: name, or auto.
+        calibrated: whether a calibration will be needed, so that its lack is told before a runtime is made ready.
     """
     classifier = read(find(model))
+    if calibrated:
+        classifier.calibrations.needed(check_precision(precision))
     classifier.net.to(pick_device(device))
     with waiting(f"getting runtime '{runtime}' ready; for a new network this takes up to a minute, once"):
         return classifier.use(runtime, precision=precision, threads=threads)

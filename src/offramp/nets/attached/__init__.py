@@ -52,6 +52,8 @@ def attach_exits(
         ConfigError: no such modules, or they cannot be cut there, or the images do not suit; or another network than
             ``backbone`` names.
     """
+    if isinstance(at, str):
+        raise ConfigError(f"at={at!r}: give a list of names, such as at=[{at!r}]")
     classes = _classes(module, image_size, image_channels)
     config = AttachedConfig(
         backbone=with_version(backbone or OWN),
@@ -79,6 +81,8 @@ def attached_to(backbone: nn.Module, config: NetConfig) -> MultiExitNet:
     Raises:
         ConfigError: the config is of another family, or the module cannot be cut so.
     """
+    if not isinstance(backbone, nn.Module):
+        raise ConfigError(f"backbone={backbone!r}: pass the module itself, an instance of nn.Module")
     if not isinstance(config, AttachedConfig):
         raise ConfigError(f"backbone: no exits were attached to this network of family '{config.family}'; leave it out")
     if isinstance(backbone, AttachedNet):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -92,8 +93,8 @@ def other_than(module: nn.Module, config: AttachedConfig) -> str:
 
 
 def misfit(error: RuntimeError) -> str:
-    """What PyTorch says last about weights that do not fit, on one line."""
-    return reason(RuntimeError(str(error).strip().rpartition("\n")[2].strip()))
+    """What PyTorch says last about weights that do not fit; on one line, not all of the names it lists."""
+    return shorten(str(error).strip().rpartition("\n")[2], 150, placeholder=" …")
 
 
 @torch.no_grad()

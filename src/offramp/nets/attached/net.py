@@ -192,8 +192,8 @@ class AttachedNet(MultiExitNet):
             return super().load_state_dict(state_dict, strict, assign)
         except RuntimeError as error:
             raise ArtifactError(
-                f"the weights do not fit the backbone {self.config.backbone} as it is here ({misfit(error)}); "
-                "install the version it was saved with, or pass the same module"
+                f"the weights do not fit this backbone, which has to be as {self.config.backbone} was when it was saved "
+                f"({misfit(error)}); install that version, or pass the same module"
             ) from None
 
 

@@ -40,6 +40,10 @@ def split(module: nn.Module, at: Sequence[str], example: Callable[[int], Tensor]
     values, batched = _run(module, graph, example)
     (answer,) = next(node for node in graph.nodes if node.op == "output").args
     ends = [*(_call(graph, name) for name in at), answer]
+    if answer in ends[:-1]:
+        raise ConfigError(
+            f"at: '{at[ends.index(answer)]}' gives the answer itself, which is the last exit anyway; cut before it"
+        )
     order = {node: place for place, node in enumerate(graph.nodes)}
     places = [order[end] for end in ends]
     if places != sorted(places):

@@ -55,11 +55,11 @@ def write(net: MultiExitNet, path: Path, style: Style = "efficient") -> None:
     config = net.config
     if len(set(config.growth_rates)) > 1:
         raise ConfigError(f"growth_rates={config.growth_rates}: {SOURCE} has one growth rate for all blocks")
-    if style == "torchvision" and (config.stem == "small" or config.reduction != 0.5):
-        raise ConfigError(
-            f"stem={config.stem}, reduction={config.reduction}: torchvision's DenseNets have the large stem and halve their "
-            "channels in transitions; write it for efficient_densenet_pytorch"
-        )
+    for field, theirs in (("stem", "large"), ("reduction", 0.5)) if style == "torchvision" else ():
+        if getattr(config, field) != theirs:
+            raise ConfigError(
+                f"{field}={getattr(config, field)}: torchvision's DenseNets have {theirs}; write it for efficient-densenet"
+            )
     state = net.state_dict()
     write_state_dict({theirs: state[our] for our, theirs in _keys(net, LAST_NORM[style]).items()}, path)
 
