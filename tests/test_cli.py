@@ -347,7 +347,8 @@ def test_that_there_is_no_calibration_is_told_before_a_runtime_is_made_ready(
     command: str, model: Path, paths: list[Path], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Classifier, "use", Mock(side_effect=AssertionError("opened")))
-    rest: list[object] = {"predict": [*paths], "plan": ["--out", tmp_path / "plan.json"], "evaluate": []}[command]
+    options: dict[str, list[Path | str]] = {"predict": [*paths], "plan": ["--out", tmp_path / "plan.json"]}
+    rest = options.get(command, [])
     assert offramp(command, model, *rest, "--budget", "1GMAC", "--precision", "bf16") == 2
     assert "no calibration of bf16 to solve a budget from" in capsys.readouterr().err
 
