@@ -10,7 +10,7 @@ from typing import Any
 
 from offramp.errors import ConfigError
 
-MOST_NAMES = 30
+MOST_NAMES = 60
 """That an error lists."""
 
 
