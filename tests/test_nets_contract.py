@@ -83,17 +83,16 @@ def test_going_straight_to_an_exit_gives_its_logits(net: MultiExitNet, config: N
             close(net.direct(k, images), every[k])
 
 
-def test_images_that_are_not_square_and_odd_get_the_same_logits_from_the_eager_runtime(
-    net: MultiExitNet, config: NetConfig
-) -> None:
+def test_images_that_are_not_square_and_odd_get_the_same_logits(net: MultiExitNet, config: NetConfig) -> None:
     side, last = side_of(config), net.num_exits - 1
     images = torch.randn(2, config.image_channels, side + 5, side + 2)
-    within = {"fp32": 1e-4, "bf16": 0.1} if config.image_size <= 32 and parameters(net) < 1e6 else {"fp32": 1e-4}
     with torch.inference_mode():
-        wanted = net.direct(last, images)
-        for precision, most in within.items():
-            found = EagerRuntime(net, precision, torch.device("cpu")).direct(last, images)
-            assert (found - wanted).abs().max() <= most * wanted.abs().max()
+        *_, wanted = net.walk(images)
+        close(net.direct(last, images), wanted)
+        if parameters(net) < 1e6:  # larger ones are made of the same parts
+            for precision, within in (("fp32", 1e-4), ("bf16", 0.1)):
+                found = EagerRuntime(net, precision, torch.device("cpu")).direct(last, images)
+                assert (found - wanted).abs().max() <= within * wanted.abs().max()
 
 
 def test_taking_rows_and_stepping_is_stepping_and_taking_rows(net: MultiExitNet, config: NetConfig) -> None:

@@ -86,7 +86,7 @@ class AttachedNet(MultiExitNet):
         meta = weight.device.type == "meta"
 
         def example(count: int) -> Tensor:
-            side = config.image_size
+            side = config.smallest_image  # where that is known, so that it takes less
             return torch.zeros(count, config.image_channels, side, side, device=weight.device, dtype=weight.dtype)
 
         try:
