@@ -45,7 +45,7 @@ def main() -> None:
     facts = ", ".join(f"{name} {value}" for name, value in describe_machine(model.device).items())
     parts = [
         "# The shipped CIFAR-10 model on the 10,000 test images\n",
-        f"{facts}; runtime {model.running.name}; weights {model.identity[:12]}, one training run (n = 1).",
+        f"{facts}; {model.running.described}; weights {model.identity[:12]}, one training run (n = 1).",
         "20 of the test images are approximate copies",
         "(JPEG instead of the original pixels), which cannot move an accuracy by more than 0.2 points.\n",
         "## Every exit\n", markdown(exit_table(found, costs)),

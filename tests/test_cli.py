@@ -176,7 +176,7 @@ def test_a_model_of_a_folder_asks_for_that_folder(tmp_path: Path, capsys: Captur
 def test_evaluating_prints_every_exit_and_three_budgets(run: Path, capsys: Capture) -> None:
     assert offramp("evaluate", run) == 0
     said = capsys.readouterr().out
-    assert "Anytime: every exit on 48 test images of halves" in said
+    assert re.search(r"Anytime: every exit on 48 test images of halves \(\w+, fp32, \d+ threads?\)", said)
     assert "Budgeted: images leave as early as they can" in said
     assert len(re.findall(r"MAC .* / ", said)) == 3
 

@@ -60,6 +60,12 @@ class Running:
         """Fingerprint of what measured milliseconds belong to: hardware, threads, PyTorch and runtime."""
         return fingerprint(self.device, f"{self.name or 'net'} {self.precision} {self.threads}")
 
+    @property
+    def described(self) -> str:
+        """For people: runtime, precision and threads."""
+        threads = f"{self.threads} thread{'s'[: self.threads > 1]}"
+        return f"{self.name or 'network itself, eager'}, {self.precision}, {threads}"
+
     def use(self, name: str, precision: str, threads: int | None) -> None:
         """Run with this runtime from now on.
 

@@ -117,7 +117,8 @@ def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, pa
 
 def _tables(report: Report, sweep: list[SweepPoint] | None) -> list[tuple[str, Table]]:
     evaluation, costs = report.evaluation, report.classifier.costs
-    title = f"Anytime: every exit on {evaluation.images:,} {evaluation.split} images of {evaluation.source}"
+    images = f"{evaluation.images:,} {evaluation.split} images of {evaluation.source}"
+    title = f"Anytime: every exit on {images} ({report.classifier.running.described})"
     tables = [(title, exit_table(evaluation, costs))]
     if report.ten_crops:
         tables.append(("Ten crops of each image, logits averaged", accuracy_table(report.ten_crops)))
@@ -143,7 +144,7 @@ def write_report(report: Report, path: Path) -> None:
     machine = describe_machine(classifier.device)
     note = (
         f"{evaluation.images:,} {evaluation.split} images of {evaluation.source}, weights {classifier.identity[:12]}. "
-        f"Measured on {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, offramp "
+        f"Measured on {machine['device']} ({classifier.running.described}), torch {machine['torch']}, offramp "
         f"{machine['offramp']} ({machine['commit']}). Thresholds come from held-out training images, never from test images."
     )
     curve = budget_curve(evaluation, calibration, classifier.costs) if calibration else []
