@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from offramp.engine.eager import EagerRuntime
 from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.nets.bounds import Bounds, with_bounds
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, convert
@@ -108,16 +107,11 @@ def test_features_of_any_size_answer_the_same(size: float, shake: Shake) -> None
         close(with_bounds(net.fused())(images), net(images))
 
 
-def test_only_what_computes_in_float32_has_them(shake: Shake, tmp_path: Path) -> None:
+def test_only_graphs_that_are_computed_in_float32_have_them(shake: Shake, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from offramp.engine.graphs import write_graphs, write_whole
 
     net = built("densenet", shake)
-    cpu = torch.device("cpu")
-    assert [count(EagerRuntime(net, precision, cpu)._net, Bounds) > 0 for precision in ("fp32", "bf16")] == [
-        True,
-        False,
-    ]
 
     def bounded(path: Path) -> bool:
         return "Max" in [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]

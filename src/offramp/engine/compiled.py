@@ -16,7 +16,6 @@ from offramp.engine.small_convs import with_small_convs
 from offramp.errors import ConfigError, OfframpError
 from offramp.measure.machine import fingerprint
 from offramp.nets.base import MultiExitNet
-from offramp.nets.bounds import with_bounds
 from offramp.shapes import State
 
 
@@ -44,9 +43,7 @@ class CompiledRuntime:
         belongs_to: Mapping[str, object],
     ) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        exact = precision == "fp32" and device.type == "cpu"  # elsewhere fp32 may be TF32
-        fused = with_bounds(net.fused()) if exact else net.fused()
-        self._net = _plainly_laid_out(fused.to(device, self._dtype))
+        self._net = _plainly_laid_out(net.fused().to(device, self._dtype))
         self._device, self._threads = device, threads
         self._belongs_to = dict(belongs_to)
         self._graphs: dict[tuple[str, int, bool], Graph] = {}
@@ -168,7 +165,6 @@ def _open(subject: Subject) -> CompiledRuntime:
         "net": subject.net.config.to_json() | {"family": subject.net.config.family},
         "weights": subject.digest,
         "precision": subject.precision,
-        "bounds": subject.precision == "fp32",
         "threads": subject.threads,
         "machine": fingerprint(subject.device),
         "offramp": __version__,

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from offramp.engine.opening import RuntimeSpec, Subject
 from offramp.nets.base import MultiExitNet
-from offramp.nets.bounds import with_bounds
 from offramp.runtimes import Cancellation
 from offramp.shapes import State
 
@@ -28,8 +27,7 @@ class EagerRuntime:
 
     def __init__(self, net: MultiExitNet, precision: str, device: torch.device) -> None:
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        exact = precision == "fp32" and device.type == "cpu"  # elsewhere fp32 may be TF32
-        fused = with_bounds(net.fused(eager=True)) if exact else net.fused()
+        fused = net.fused(eager=precision == "fp32" and device.type == "cpu")
         self._net = fused.to(device, self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property

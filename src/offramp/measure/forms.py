@@ -9,7 +9,6 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
-from offramp.nets.bounds import with_bounds
 from offramp.nets.chain import ChainStage, Features, Ordinary
 from offramp.nets.condensenet import CondenseNet, CondenseNetConfig, Form, convert
 from offramp.nets.condensenet.buffered import BufferedBlock
@@ -67,7 +66,7 @@ def _times(
 
 def _ready(net: CondenseNet) -> ChainStage:
     """As runtime ``eager`` runs it."""
-    fused = with_bounds(net.fused(eager=True)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fused = net.fused(eager=True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return cast(ChainStage, fused.stages[0])
 
 
