@@ -40,9 +40,8 @@ def main() -> None:
     deadlines = [run_deadline(model, some, round(1.5 * ms + 0.5, 1)) for ms in (steps[0], steps[2], steps[4])]
     sweep = paper_sweep((calibration.confidence, calibration.correct), (found.confidence, found.correct), costs)
     curve = budget_curve(found, calibration, costs)
-    facts = ", ".join(
-        f"{name} {value}" for name, value in describe_machine(model.device).items()
-    )  # before files of the repository change
+    # Before files of the repository change.
+    facts = ", ".join(f"{name} {value}" for name, value in describe_machine(model.device).items())
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     FIGURE.write_text('<?xml version="1.0" encoding="utf-8"?>\n' + curves_svg(found, curve, budgets))
     parts = [
