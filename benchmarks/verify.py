@@ -184,6 +184,12 @@ def report(rows: list[Row]) -> None:
             ),
         )
     )
+    text += "\n## Not run yet\n\n"
+    for runtime in sorted(runtimes()):
+        lacking = sorted(
+            set(entries("nets", "VARIANTS")) - {row["network"] for row in rows if row["runtime"] == runtime}
+        )
+        text += f"- {runtime}: {', '.join(lacking) or 'nothing'}\n"
     text += "\n## Not to be had here\n\n"
     text += markdown(
         Table(("runtime", "precision", "reason"), tuple((*pair, reason) for pair, reason in sorted(refused.items())))
