@@ -5,8 +5,8 @@ minimum; s becomes part of the weights of the convolution that reads it, and b o
 which in float32 nobody sees. In bfloat16 what a channel adds to a sum and what the bias takes off again no longer cancel
 well, and 8-bit integers would have to hold channels of all sizes: there norms stay.
 
-ONNX Runtime runs DenseNets 1.06 to 1.16 times as fast with them (one thread of an AMD EPYC, 1 and 16 images), for it makes
-four passes of a norm and ReLU. OpenVINO takes as long with and without; so does eager PyTorch, which is left as it is.
+ONNX Runtime runs two DenseNets 1.06 to 1.14 times as fast with them, for it makes four passes of a norm and ReLU. OpenVINO
+takes as long with and without; so does eager PyTorch, within the noise, and is left as it is (benchmarks/bounds.py).
 """
 
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
