@@ -51,6 +51,7 @@ bench: setup
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/bounds.py
+	$(BIN)/python benchmarks/kept_memory.py
 	$(BIN)/python benchmarks/families.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/cifar10.py --data-root $(DATA_ROOT)

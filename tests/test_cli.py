@@ -24,6 +24,7 @@ from offramp.classifier.folder import CALIBRATION, save
 from offramp.cli.demo import _is_demo
 from offramp.cli.device import pick_device
 from offramp.cli.main import COMMANDS, GROUPS
+from offramp.data.preprocess import Preprocessing
 from offramp.errors import ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp_runtime.costs import parse_budget
@@ -308,7 +309,7 @@ def test_a_plan_says_what_it_is_expected_to_cost_and_score(model: Path, tmp_path
     assert offramp("plan", model, "--budget", budget, "--out", tmp_path / "plan.json") == 0
     expected = load(model).plan(budget).expected
     assert f"{100 * expected.accuracy:.2f} % right at" in capsys.readouterr().out
-    assert offramp("plan", model, "--budget", budget, "--out", tmp_path / "plan.json", "--json") == 0
+    assert offramp("plan", model, "--budget", budget, "--out", tmp_path / "again.json", "--json") == 0
     found = printed_json(capsys)
     assert (found["accuracy"], found["mean_cost"]) == (expected.accuracy, expected.mean_cost)
     assert tuple(found["shares"]) == expected.shares
@@ -326,7 +327,8 @@ def test_a_plan_in_milliseconds_is_for_as_many_images_as_one_says(
 
     monkeypatch.setattr(Classifier, "plan", plan)
     for options in ((), ("--batch", 3)):
-        assert offramp("plan", model, "--budget", "9000ms", "--out", tmp_path / "plan.json", *options) == 0
+        out = tmp_path / f"{len(options)}.json"
+        assert offramp("plan", model, "--budget", "9000ms", "--out", out, *options) == 0
     assert asked == [None, 3]
 
 
@@ -429,6 +431,15 @@ def test_preprocessing_and_class_names_can_come_from_a_data_set(tmp_path: Path) 
     loaded = load(tmp_path / "model")
     assert loaded.classes == entries("data", "SOURCES")["cifar10"].classes
     assert loaded.preprocessing == entries("data", "SOURCES")["cifar10"].preprocessing
+
+
+def test_class_names_can_come_from_a_folder_of_images(tmp_path: Path) -> None:
+    folder = write_classes(tmp_path / "mine", **{f"kind {label}": 2 for label in "jihgfedcba"})
+    how = ("--data", folder, "--mean", "0.4,0.5,0.6", "--std", "0.5,0.5,0.5", "--size", "32")
+    assert offramp("import-checkpoint", CHECKPOINT, "--out", tmp_path / "model", *how) == 0
+    loaded = load(tmp_path / "model")
+    assert loaded.classes == tuple(f"kind {label}" for label in "abcdefghij")
+    assert loaded.preprocessing == Preprocessing(32, (0.4, 0.5, 0.6), (0.5, 0.5, 0.5))
 
 
 def test_without_preprocessing_the_import_says_what_it_is_good_for(tmp_path: Path, capsys: Capture) -> None:

@@ -190,6 +190,9 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "a plan that cannot be written": (
         lambda b: ["plan", b.model, "--budget", "1GMAC", "--out", b.file("file", b"") / "plan.json"], "cannot be written"
     ),
+    "a plan where a file is": (
+        lambda b: ["plan", b.model, "--budget", "1GMAC", "--out", b.file("mine.json", b"")], "is there already"
+    ),
     # data
     "an unknown data set": (evaluate("--data", "halvs"), "did you mean 'halves'"),
     "a missing data root": (evaluate("--data", "cifar10"), "name the one above it with --data-root"),
@@ -276,6 +279,10 @@ CASES: dict[str, tuple[Arguments, str]] = {
         bring("--mean", "0.5", "--std", "0.5", "--size", "32"), "preprocessing of 1 channels for a network of 3"
     ),
     "a data set and a mean": (bring("--data", "cifar10", "--mean", GREY), "give either --data or those"),
+    "a folder of data that does not tell how images are prepared": (bring("--data", "./mine"), "give --mean, --std and --size"),
+    "classes from a data set and from a file": (
+        bring("--data", "cifar10", "--classes", "names.txt"), "give either --data or --classes"
+    ),
     "a data set of other classes": (bring("--data", "cifar100"), "100 distinct class names for a network of 10"),
     "a missing file of class names": (bring("--classes", "names.txt"), "cannot be read"),
     "an unknown spacing": (bring("--spacing", "odd"), "Invalid value for '--spacing'"),

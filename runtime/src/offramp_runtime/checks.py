@@ -46,8 +46,18 @@ def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
     exit_index = ways["exit"]
-    if isinstance(exit_index, SupportsIndex) and not 0 <= index(exit_index) < num_exits:
-        raise ConfigError(f"exit {exit_index}: this network has exits 0 … {num_exits - 1}")
+    if isinstance(exit_index, SupportsIndex):
+        check_exit(index(exit_index), num_exits)
+
+
+def check_exit(k: int, num_exits: int) -> None:
+    """Refuse an exit that is not there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= k < num_exits:
+        raise ConfigError(f"exit {k}: this network has exits 0 … {num_exits - 1}")
 
 
 def check_deadline(deadline_ms: float) -> None:

@@ -25,11 +25,10 @@ def run(
     from offramp.catalog import lookup
     from offramp.classifier.entry import find
     from offramp.classifier.folder import read
+    from offramp.cli.opening import check_new
     from offramp.cli.show import say
-    from offramp.errors import ArtifactError
 
     write = lookup("checkpoint format", code, "nets.foreign", "WRITERS")
-    if out.exists():
-        raise ArtifactError(f"--out {out}: is there already; name another file")
+    check_new(out)
     write(read(find(model), calibrated=False).net, out)
     say(f"wrote {out} for {code}; import it again with: offramp import-checkpoint {out} --out DIR")

@@ -17,7 +17,10 @@ class Spacing(StrEnum):
 def run(
     file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth.tar, .pth, .dat).", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="DIR")],
-    data: Annotated[str | None, typer.Option(help="Take preprocessing and class names from this data set.")] = None,
+    data: Annotated[str | None, typer.Option(
+            help="Data set whose preprocessing and class names are taken, by name; of a folder of yours, the class names.",
+            metavar="DATA",
+        )] = None,
     mean: Annotated[str | None, typer.Option(help="Mean per channel of values in 0 … 1, e.g. 0.49,0.48,0.45.")] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
@@ -66,25 +69,36 @@ def run(
 def _preprocessing(
     data: str | None, mean: str | None, std: str | None, size: int | None, classes: Path | None
 ) -> dict[str, Any]:
-    from offramp.catalog import lookup
-    from offramp.data.source import SourceSpec
-    from offramp.errors import ConfigError, DataError
+    from offramp.data.detect import is_folder, named_source
+    from offramp.data.preprocess import Preprocessing
+    from offramp.errors import ConfigError
 
-    if data is not None:
-        if any(value is not None for value in (mean, std, size, classes)):
-            raise ConfigError("--data brings mean, std, size and classes along; give either --data or those")
-        spec: SourceSpec = lookup("data set", data, "data", "SOURCES")
+    if data is not None and classes is not None:
+        raise ConfigError("--data brings the classes along; give either --data or --classes")
+    if data is not None and not is_folder(data):
+        if any(value is not None for value in (mean, std, size)):
+            raise ConfigError("--data brings mean, std and size along; give either --data or those")
+        spec = named_source(data)
         known = spec.preprocessing
         return {"mean": known.mean, "std": known.std, "size": known.image_size, "classes": spec.classes}
-    names = None
-    if classes is not None:
-        try:
-            names = tuple(line.strip() for line in classes.read_text().splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{classes}: cannot be read ({error}); give a text file with one class name per line"
-            ) from None
-    return {"mean": _numbers("mean", mean), "std": _numbers("std", std), "size": size, "classes": names}
+    given = _numbers("mean", mean), _numbers("std", std), size
+    names = None if classes is None else _lines(classes)
+    if data is not None:
+        if not given[0] or not given[1] or not size:
+            raise ConfigError(
+                f"--data {data}: a folder tells the classes, and not how images are prepared; give --mean, --std and --size too"
+            )
+        names = named_source(data, Preprocessing(size, given[0], given[1])).classes
+    return {"mean": given[0], "std": given[1], "size": size, "classes": names}
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    from offramp.errors import DataError
+
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give a text file with one class name per line") from None
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

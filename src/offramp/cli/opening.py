@@ -15,7 +15,7 @@ from offramp.data.scan import Finding, without_unreadable
 from offramp.data.source import Samples, Sift, Source
 from offramp.data.workers import Workers
 from offramp.decide.calibration import Calibration
-from offramp.errors import DataError
+from offramp.errors import ArtifactError, DataError
 
 _SHOWN = 20
 _FEW = 200
@@ -50,6 +50,16 @@ class DataOptions:
     def _leave_out(self, samples: Samples) -> Samples:
         with counting("looking for unreadable images", len(samples)) as done:
             return without_unreadable(samples, self.processes, _tell, done)
+
+
+def check_new(out: Path) -> None:
+    """Refuse to write over a file.
+
+    Raises:
+        ArtifactError: it is there.
+    """
+    if out.exists():
+        raise ArtifactError(f"--out {out}: is there already; name another file")
 
 
 def open_data(classifier: Classifier, name: str | None, options: DataOptions) -> Source:

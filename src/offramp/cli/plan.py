@@ -11,7 +11,7 @@ from offramp.cli.options import Json, Model, PrecisionName, RuntimeName, Threads
 def run(
     model: Model,
     budget: Annotated[str, typer.Option(help="Mean cost per image, such as 30MMAC or 2ms.")],
-    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    out: Annotated[Path, typer.Option(help="File to write; one that is there is not replaced.", metavar="FILE")],
     batch: Annotated[
         int | None,
         typer.Option(
@@ -27,9 +27,11 @@ def run(
 
     `predict --budget` solves the same thresholds on the fly; a plan fixes them, and says what they should score.
     """
+    from offramp.cli.opening import check_new
     from offramp.cli.running import open_model
     from offramp.cli.show import say, say_json, waiting
 
+    check_new(out)
     classifier = open_model(model, runtime=runtime, precision=precision, threads=threads, calibrated=True)
     with waiting("solving; for ms and J, the stages are measured first"):
         solved = classifier.plan(budget, batch)

@@ -5,6 +5,7 @@ from offramp.classifier.entry import find
 from offramp.classifier.folder import read
 from offramp.cli.device import pick_device
 from offramp.cli.show import waiting
+from offramp.measure.memory import keep_memory
 from offramp_runtime.precision import check_precision
 
 
@@ -27,6 +28,7 @@ def open_model(
         device: name, or auto.
         calibrated: whether a calibration will be needed, so that its lack is told before a runtime is made ready.
     """
+    keep_memory()
     classifier = read(find(model))
     if calibrated:
         classifier.calibrations.needed(check_precision(precision))

@@ -49,17 +49,22 @@ def find_source(path: Path, preprocessing: Preprocessing) -> SourceSpec:
     return folder_source(path, preprocessing)
 
 
+def is_folder(name: str) -> bool:
+    """Whether a data set is named by the path of a folder: with a separator, or that is a folder and no catalog name."""
+    return name not in entries("data", "SOURCES") and ("/" in name or Path(name).is_dir())
+
+
 def named_source(name: str, preprocessing: Preprocessing | None = None) -> SourceSpec:
     """A data set by catalog name, or by the path of a folder.
 
     Args:
-        name: a catalog name; anything with a separator, or that is a folder and no catalog name, is a path.
+        name: a catalog name, or a path (see :func:`is_folder`).
         preprocessing: for images of folders; see :func:`find_source`.
 
     Raises:
         ConfigError: neither (near names are offered), or a folder while nothing says how large its images shall be.
     """
-    if name not in entries("data", "SOURCES") and ("/" in name or Path(name).is_dir()):
+    if is_folder(name):
         if preprocessing is None:
             raise ConfigError(f"data '{name}': nothing says how its images are prepared; give a model or a recipe")
         return find_source(Path(name), preprocessing)

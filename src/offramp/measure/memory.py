@@ -14,8 +14,8 @@ def keep_memory() -> None:
     """Let the C library keep what is freed, so that the next step's tensors need no new pages from the system.
 
     Every tensor above 32 MB, and many below, otherwise come as pages that the system has to clear anew in each step. For
-    processes that do the same work over and over, as training does (figures: benchmarks/results/train_step.md). Where the C
-    library is not glibc nothing happens.
+    processes that do the same work over and over, as the commands do (figures: benchmarks/results/train_step.md and
+    kept_memory.md). Where the C library is not glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

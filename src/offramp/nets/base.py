@@ -11,6 +11,7 @@ from offramp.errors import ConfigError
 from offramp.nets.folding import fold_all
 from offramp.runtimes import Cancellation
 from offramp.shapes import State
+from offramp_runtime.checks import check_exit
 
 
 class NetConfig(Protocol):
@@ -88,7 +89,19 @@ class MultiExitNet(nn.Module, ABC):
 
     @abstractmethod
     def direct(self, k: int, images: Tensor) -> Tensor:
-        """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        """Logits (N, C) of exit k, skipping earlier exits and whatever only they need.
+
+        Raises:
+            ConfigError: no such exit.
+        """
+
+    def check_exit(self, k: int) -> None:
+        """Refuse an exit that is not there, as :meth:`direct` must.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        check_exit(k, self.num_exits)
 
     def take(self, state: State, rows: Tensor) -> State:
         """The state of the samples ``rows`` (indices, (M,)), in that order."""

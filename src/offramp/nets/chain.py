@@ -63,6 +63,7 @@ class ChainNet(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
+        self.check_exit(k)
         self.start(images)
         features: Features = (images,)
         for stage in self.chain[: k + 1]:

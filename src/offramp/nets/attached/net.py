@@ -140,6 +140,7 @@ class AttachedNet(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
+        self.check_exit(k)
         state = self.start(images)
         end = images
         for stage in self.cut[: k + 1]:

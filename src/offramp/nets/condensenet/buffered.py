@@ -100,8 +100,7 @@ class BufferedLayer(nn.Module):
         into = into.view(self.groups, -1, height * width)
         # Output k of group g belongs at place k * groups + g.
         middle = into.new_empty(self.weight.shape[1], self.groups, height * width)
-        for group, weight in enumerate(self.weight):
-            torch.mm(weight, into[group], out=middle[:, group])
+        torch.bmm(self.weight, into, out=middle.transpose(0, 1))
         self.conv(F.relu_(middle).view(-1, height, width), buffer[filled : filled + self.growth_rate])
 
 

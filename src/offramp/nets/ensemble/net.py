@@ -75,6 +75,7 @@ class Ensemble(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, which needs all members before."""
+        self.check_exit(k)
         state = self.start(images)
         logits = images.new_zeros(())
         for member in self.stages[: k + 1]:

@@ -210,6 +210,7 @@ class FractalNet(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
+        self.check_exit(k)
         return self.step(k, self.start(images))[1]
 
 

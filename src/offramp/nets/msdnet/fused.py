@@ -169,6 +169,7 @@ class FusedMSDNet(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
+        self.check_exit(k)
         logits: Tensor
         _, logits = self.ways[k](self.start(images))
         return logits

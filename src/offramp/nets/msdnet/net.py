@@ -149,6 +149,7 @@ class MSDNet(MultiExitNet):
 
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
+        self.check_exit(k)
         stage = self.stages[k]
         assert isinstance(stage, Stage)
         maps = _maps(self.start(images))
