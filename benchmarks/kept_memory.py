@@ -16,6 +16,7 @@ import torch
 import offramp
 from common import header, keep, markdown, spread
 from memory import resident_mb
+from offramp.classifier.folder import fast
 from offramp.measure.memory import keep_memory
 from offramp.report.tables import Table
 
@@ -69,7 +70,7 @@ def run(name: str, batch: int, way: str) -> dict[str, float]:
     if way == "kept":
         keep_memory()
     torch.manual_seed(0)
-    net = offramp.create(name).eval().fused(eager=True).to(memory_format=torch.channels_last)
+    net = fast(offramp.create(name).eval().fused(eager=True))
     config = net.config
     images = torch.randn(batch, config.image_channels, config.image_size, config.image_size)
     images = images.contiguous(memory_format=torch.channels_last)
