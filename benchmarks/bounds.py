@@ -11,7 +11,7 @@ import torch
 import offramp
 from common import header, interleaved, keep, markdown, spread
 from graphs import ENGINES, open_file
-from offramp.engine.graphs import whole_graph
+from offramp.engine.graphs import alignment, whole_graph
 from offramp.nets.base import MultiExitNet
 from offramp.nets.bounds import with_bounds
 from offramp.report.tables import Table
@@ -48,7 +48,7 @@ def ways(net: MultiExitNet, batch: int) -> dict[str, Callable[[], object]]:
     with tempfile.TemporaryDirectory() as folder:
         for kind, bounds in (("norms", False), ("bounds", True)):
             path = Path(folder) / f"{kind}.onnx"
-            path.write_bytes(whole_graph(net, bounds=bounds).SerializeToString())
+            path.write_bytes(whole_graph(net, bounds=bounds, align=alignment("fp32")).SerializeToString())
             for engine in ENGINES:
                 found[f"{engine}, {kind}"] = open_file(engine, path, images)
             form = with_bounds(net.fused()) if bounds else net.fused()

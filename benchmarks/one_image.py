@@ -13,7 +13,7 @@ import offramp
 from figures import Figure, Promise
 from graphs import ENGINES, open_file, open_graph
 from limits import Limits, lacks
-from offramp.engine.graphs import ALIGN
+from offramp.engine.graphs import alignment
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp.nets.bounds import with_bounds
 from offramp.nets.msdnet import MSDNetConfig
@@ -89,7 +89,7 @@ def references(config: MSDNetConfig, image: Tensor) -> Iterator[Subject]:
 def ours(config: MSDNetConfig, opened: Opened, image: Tensor) -> Iterator[Subject]:
     """Every runtime, and the network it runs in one piece."""
     net = random_net(config)
-    fused, last = net.fused(align=ALIGN, merge=False), config.exits - 1  # as the graphs of the runtimes are
+    fused, last = net.fused(align=alignment("fp32"), merge=False), config.exits - 1  # as the graphs of the runtimes are
     staged, alone = staged_macs(net).at_exit, direct_macs(net).at_exit
     way, first = Part(fused, _direct(last)), Part(fused, _direct(0))
     for (name, precision), runtime in opened.runtimes.items():

@@ -12,7 +12,7 @@ import torch
 
 from common import header, interleaved, keep, markdown, spread
 from graphs import ENGINES, Run, open_graph
-from offramp.engine.graphs import ALIGN
+from offramp.engine.graphs import alignment
 from offramp.report.tables import Table
 from one_image import WAKING
 from phases import public_code, staging
@@ -77,7 +77,7 @@ class Scaling:
         """Milliseconds of one image to the last exit; static engines run the staged network in one piece."""
         found = Curves("side of the image, pixels", "ms")
         net = random_net(self.config)
-        fused = net.fused(align=ALIGN, merge=False)
+        fused = net.fused(align=alignment("fp32"), merge=False)
         for side in SIZES[self.name]:
             image = random_images(self.config.replace(image_size=side), 1)
             runs: dict[str, Run] = {PUBLIC: partial(self.public, image)}

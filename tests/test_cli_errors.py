@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Arguments, str]] = {
         bring("--mean", "0.5", "--std", "0.5", "--size", "32"), "preprocessing of 1 channels for a network of 3"
     ),
     "a data set and a mean": (bring("--data", "cifar10", "--mean", GREY), "give either --data or those"),
-    "a folder of data that does not tell how images are prepared": (bring("--data", "./mine"), "give --mean, --std and --size"),
+    "a folder that does not tell how images are prepared": (bring("--data", "./mine"), "give --mean, --std and --size"),
     "classes from a data set and from a file": (
         bring("--data", "cifar10", "--classes", "names.txt"), "give either --data or --classes"
     ),

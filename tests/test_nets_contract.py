@@ -76,9 +76,7 @@ def test_walk_computes_only_the_exits_that_are_asked_for(net: MultiExitNet, conf
 
 
 @pytest.mark.parametrize("beyond", [-1, "K"])
-def test_going_to_an_exit_that_is_not_there_is_refused(
-    net: MultiExitNet, config: NetConfig, beyond: int | str
-) -> None:
+def test_going_to_an_exit_that_is_not_there_is_refused(net: MultiExitNet, config: NetConfig, beyond: int | str) -> None:
     k = net.num_exits if isinstance(beyond, str) else beyond
     with torch.inference_mode(), pytest.raises(ConfigError, match=f"exit {k}: this network has exits 0"):
         net.direct(k, images_for(config, 1))

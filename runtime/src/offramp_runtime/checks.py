@@ -7,6 +7,7 @@ from typing import SupportsIndex
 
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
 from offramp_runtime.plan import ExitPlan
+from offramp_runtime.stages import check_exit
 
 
 def check_plan(plan: ExitPlan, identity: str, machine: str) -> None:
@@ -48,16 +49,6 @@ def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
     exit_index = ways["exit"]
     if isinstance(exit_index, SupportsIndex):
         check_exit(index(exit_index), num_exits)
-
-
-def check_exit(k: int, num_exits: int) -> None:
-    """Refuse an exit that is not there.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if not 0 <= k < num_exits:
-        raise ConfigError(f"exit {k}: this network has exits 0 … {num_exits - 1}")
 
 
 def check_deadline(deadline_ms: float) -> None:

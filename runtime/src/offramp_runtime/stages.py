@@ -7,8 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime.cancellation import Cancellation
+from offramp_runtime.errors import ConfigError
 
 S = TypeVar("S")
+
+
+def check_exit(k: int, num_exits: int) -> None:
+    """Refuse an exit that is not there.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not 0 <= k < num_exits:
+        raise ConfigError(f"exit {k}: this network has exits 0 … {num_exits - 1}")
 
 
 class Stages(Protocol[S]):

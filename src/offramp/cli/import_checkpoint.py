@@ -17,10 +17,13 @@ class Spacing(StrEnum):
 def run(
     file: Annotated[Path, typer.Argument(help="Published checkpoint (.pth.tar, .pth, .dat).", metavar="FILE")],
     out: Annotated[Path, typer.Option(help="Model folder to write.", metavar="DIR")],
-    data: Annotated[str | None, typer.Option(
+    data: Annotated[
+        str | None,
+        typer.Option(
             help="Data set whose preprocessing and class names are taken, by name; of a folder of yours, the class names.",
             metavar="DATA",
-        )] = None,
+        ),
+    ] = None,
     mean: Annotated[str | None, typer.Option(help="Mean per channel of values in 0 … 1, e.g. 0.49,0.48,0.45.")] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation per channel.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images in pixels.")] = None,
@@ -86,7 +89,7 @@ def _preprocessing(
     if data is not None:
         if not given[0] or not given[1] or not size:
             raise ConfigError(
-                f"--data {data}: a folder tells the classes, and not how images are prepared; give --mean, --std and --size too"
+                f"--data {data}: a folder does not tell how images are prepared; give --mean, --std and --size too"
             )
         names = named_source(data, Preprocessing(size, given[0], given[1])).classes
     return {"mean": given[0], "std": given[1], "size": size, "classes": names}

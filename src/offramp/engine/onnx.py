@@ -5,7 +5,7 @@ from pathlib import Path
 
 from offramp import __version__
 from offramp.engine.exported import ExportedRuntime
-from offramp.engine.graphs import ALIGN, write_graphs
+from offramp.engine.graphs import alignment, write_graphs
 from offramp.engine.opening import RuntimeSpec, Subject
 from offramp.errors import ConfigError, MissingExtraError, OfframpError
 from offramp_runtime.cache import cached
@@ -25,7 +25,7 @@ def graphs_of(subject: Subject) -> Path:
         "net": subject.net.config.to_json() | {"family": subject.net.config.family},
         "weights": subject.digest,
         "precision": subject.precision,
-        "align": ALIGN,
+        "align": alignment(subject.precision),
         "bounds": subject.precision == "fp32",
         "offramp": __version__,
         "torch": version_of("torch"),

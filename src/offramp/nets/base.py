@@ -11,7 +11,7 @@ from offramp.errors import ConfigError
 from offramp.nets.folding import fold_all
 from offramp.runtimes import Cancellation
 from offramp.shapes import State
-from offramp_runtime.checks import check_exit
+from offramp_runtime.stages import check_exit
 
 
 class NetConfig(Protocol):
