@@ -18,6 +18,7 @@ from leaving import leaving
 from limits import measure_limits
 from missed import explain
 from offramp.measure.machine import describe_machine
+from offramp.measure.memory import keep_memory
 from one_image import one_image
 from phases import Network, Phase
 from runtimes import QUICK, RUNTIMES, Opened, config_of
@@ -43,8 +44,10 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(QUICK))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--rounds", type=int, default=1000, help="at most so many, for a first look")
+    parser.add_argument("--name", default="speed", help="of the files under results/, where several machines are kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()  # as the commands do; public code has it too
     load, limits = os.getloadavg()[0], measure_limits()
     networks = [NETWORKS[name].at_most(options.rounds) for name in options.networks]
     opened = [Opened(config_of(one.variant), options.runtimes, options.precisions) for one in networks]
@@ -62,7 +65,7 @@ def main() -> None:
         say(f"{network.name}, two threads: done")
     about = f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after. One thread reaches {limits}. "
     about += f"The fastest of {', '.join(options.runtimes)} stands for each figure."
-    keep("speed", page(about, phases, why), {phase.title: phase.times for phase in phases})
+    keep(options.name, page(about, phases, why), {phase.title: phase.times for phase in phases})
 
 
 def page(about: str, phases: Sequence[Phase], why: Sequence[str]) -> str:
