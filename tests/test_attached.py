@@ -442,6 +442,38 @@ def test_what_is_no_list_of_names_or_no_module_is_refused(own: Own, tmp_path: Pa
             offramp.load(tmp_path / "model", backbone=wrong)
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"module": "resnet18"}, "module='resnet18': pass the module itself"),
+        ({"module": Own().half()}, "weights that are not float32; give it as module.float()"),
+        ({"image_size": 0}, "image_size=0: a network with attached exits wants a whole number of at least 1"),
+        ({"image_size": 32.5}, "image_size=32.5: a network with attached exits wants a whole number"),
+        ({"image_channels": True}, "image_channels=True: a network with attached exits wants a whole number"),
+    ],
+)
+def test_what_no_exits_can_be_attached_to_is_refused(own: Own, said: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"module": own, "at": ["early"], "image_size": 8} | said
+    with pytest.raises(ConfigError) as caught:
+        attach_exits(**given)
+    assert message in str(caught.value)
+
+
+def test_another_module_than_exits_were_attached_to_is_told_from_a_wrong_cut(own: Own, tmp_path: Path) -> None:
+    Classifier(attached(own, "early"), CLASSES, PREPROCESSING).save(tmp_path / "model")
+    with pytest.raises(
+        ConfigError, match=r"backbone: not such a module as .* \(at: the module has no part called 'early'"
+    ):
+        offramp.load(tmp_path / "model", backbone=nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 3)))
+
+
+def test_an_ensemble_with_a_module_of_ones_own_cannot_be_saved_and_leaves_nothing(own: Own, tmp_path: Path) -> None:
+    both = [Classifier(attached(module, "early"), CLASSES, PREPROCESSING) for module in (own, Own())]
+    with pytest.raises(ConfigError, match=r"save its members, and make the ensemble anew"):
+        offramp.ensemble(*both).save(tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
 def test_weights_that_do_not_fit_are_told_in_one_short_line() -> None:
     import_torchvision("torchvision", "this test")
     import timm

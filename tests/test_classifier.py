@@ -166,8 +166,8 @@ def test_a_deadline_before_exit_0_is_refused(clocked: Classifier) -> None:
         clocked.predict(PIXELS, deadline_ms=0.5)
 
 
-@pytest.mark.parametrize("deadline", [0, -3, float("nan")])
-def test_a_deadline_that_is_no_positive_number_is_refused(clocked: Classifier, deadline: float) -> None:
+@pytest.mark.parametrize("deadline", [0, -3, float("nan"), "5", True])
+def test_a_deadline_that_is_no_positive_number_is_refused(clocked: Classifier, deadline: Any) -> None:
     with pytest.raises(BudgetError, match="must be a positive number"):
         clocked.predict(PIXELS, deadline_ms=deadline)
 
@@ -266,6 +266,12 @@ def test_more_than_one_wish_is_refused(asked: dict[str, Any]) -> None:
 @pytest.mark.parametrize("k", [-1, 3, 100])
 def test_an_exit_the_network_does_not_have_is_refused(k: int) -> None:
     with pytest.raises(ConfigError, match=f"exit {k}: this network has exits 0 … 2"):
+        CLASSIFIER.predict(PIXELS, exit=k)
+
+
+@pytest.mark.parametrize("k", [True, 1.0, "1"])
+def test_an_exit_that_is_no_whole_number_is_refused(k: Any) -> None:
+    with pytest.raises(ConfigError, match=f"exit={k!r}: this network has exits 0 … 2; give one of these numbers"):
         CLASSIFIER.predict(PIXELS, exit=k)
 
 

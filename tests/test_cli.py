@@ -433,10 +433,11 @@ def test_preprocessing_and_class_names_can_come_from_a_data_set(tmp_path: Path) 
     assert loaded.preprocessing == entries("data", "SOURCES")["cifar10"].preprocessing
 
 
-def test_class_names_can_come_from_a_folder_of_images(tmp_path: Path) -> None:
+def test_class_names_can_come_from_a_folder_of_images(tmp_path: Path, capsys: Capture) -> None:
     folder = write_classes(tmp_path / "mine", **{f"kind {label}": 2 for label in "jihgfedcba"})
     how = ("--data", folder, "--mean", "0.4,0.5,0.6", "--std", "0.5,0.5,0.5", "--size", "32")
     assert offramp("import-checkpoint", CHECKPOINT, "--out", tmp_path / "model", *how) == 0
+    assert f"next: offramp calibrate {tmp_path / 'model'} --data {folder}\n" in capsys.readouterr().out
     loaded = load(tmp_path / "model")
     assert loaded.classes == tuple(f"kind {label}" for label in "abcdefghij")
     assert loaded.preprocessing == Preprocessing(32, (0.4, 0.5, 0.6), (0.5, 0.5, 0.5))

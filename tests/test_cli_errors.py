@@ -237,6 +237,7 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "an unknown part to freeze": (train("halves", "--freeze", "head"), "choose none, backbone or stages:N"),
     "weights to freeze that are random": (train("halves", "--freeze", "backbone"), "would keep random weights"),
     "a size of nothing": (train("halves", "--size", "0"), "Invalid value for '--size'"),
+    "a size beyond all memory": (train("halves", "--size", "500000"), "Invalid value for '--size'"),
     "a size that is none": (train("halves", "--size", "large"), "Invalid value for '--size'"),
     "a hold-out of nothing": (train("halves", "--holdout", "0"), "Invalid value for '--holdout'"),
     "a hold-out of everything": (train("halves", "--holdout", "96"), "has 96 training images, its hold-out wants 96"),

@@ -111,6 +111,41 @@ def test_each_layer_takes_the_form_that_took_the_least_time_unless_all_alike_are
     assert next(steps, None) is None
 
 
+@pytest.mark.parametrize(("ungrouped", "chosen"), [(19, "grouped"), (17, "ungrouped")])
+def test_a_form_that_computes_more_must_be_clearly_faster(ungrouped: int, chosen: Form) -> None:
+    took = {"grouped": 20, "folded": 30, "dense": 30, "ungrouped": ungrouped}
+    alike = [((form,) * 4, [took[form]] * 4) for form in FORMS]
+    steps = (
+        step
+        for candidates in (alike, [alike[3], alike[0]])
+        for _ in range(3 + REPEATS)
+        for forms, layers in candidates
+        for step in readings(forms, layers, 0)
+    )
+    clock = Clock()
+
+    def read() -> float:
+        clock.pass_ms(next(steps))
+        return clock()
+
+    net = classifier().net
+    assert isinstance(net, CondenseNet)
+    assert fastest_forms(net, read) == (chosen,) * 4
+    assert next(steps, None) is None
+
+
+def test_a_form_can_be_asked_for_and_one_that_computes_more_says_so(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ("grouped", "ungrouped"):
+        assert offramp("convert", model, "--out", tmp_path / form, "--form", form) == 0
+        said = capsys.readouterr()
+        assert f"layers 4 {form};" in said.out
+        assert ("that is more to compute" in " ".join(said.err.split())) == (form == "ungrouped")
+    assert offramp("convert", tmp_path / "grouped", "--out", tmp_path / "again", "--condense-classifier") == 2
+    assert "has been converted already" in capsys.readouterr().err
+
+
 def test_a_transition_takes_the_form_nearest_to_one_it_cannot_have() -> None:
     light = CONFIG.replace(reduction=0.5, condense_factor=2)
     assert forms_of(light, "folded") == ("folded", "folded", "grouped", "folded", "folded")

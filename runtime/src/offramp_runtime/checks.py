@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from operator import index
-from typing import SupportsIndex
+from typing import SupportsFloat, SupportsIndex
 
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
 from offramp_runtime.plan import ExitPlan
@@ -47,8 +47,11 @@ def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} together: give one of {', '.join(ways)}")
     exit_index = ways["exit"]
-    if isinstance(exit_index, SupportsIndex):
-        check_exit(index(exit_index), num_exits)
+    if exit_index is None:
+        return
+    if not isinstance(exit_index, SupportsIndex) or isinstance(exit_index, bool):
+        raise ConfigError(f"exit={exit_index!r}: this network has exits 0 … {num_exits - 1}; give one of these numbers")
+    check_exit(index(exit_index), num_exits)
 
 
 def check_deadline(deadline_ms: float) -> None:
@@ -57,5 +60,6 @@ def check_deadline(deadline_ms: float) -> None:
     Raises:
         BudgetError: not a positive number.
     """
-    if not deadline_ms > 0:
-        raise BudgetError(f"deadline {deadline_ms:g} ms: must be a positive number of milliseconds")
+    number = isinstance(deadline_ms, SupportsFloat) and not isinstance(deadline_ms, bool)
+    if not number or not deadline_ms > 0:
+        raise BudgetError(f"deadline {deadline_ms} ms: must be a positive number of milliseconds")

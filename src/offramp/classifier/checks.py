@@ -16,7 +16,10 @@ def check_parts(net: MultiExitNet, classes: tuple[str, ...], preprocessing: Prep
     if any(tensor.is_inference() for tensor in (*net.parameters(), *net.buffers())):
         raise ConfigError("the network was built inside torch.inference_mode(); build it outside, and call it wherever")
     if len(classes) != net.config.num_classes or len(set(classes)) != len(classes):
-        raise ConfigError(f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes")
+        raise ConfigError(
+            f"{len(set(classes))} distinct class names for a network of {net.config.num_classes} classes; "
+            "give a name of its own for each"
+        )
     if preprocessing is not None and preprocessing.channels != net.config.image_channels:
         raise ConfigError(
             f"preprocessing of {preprocessing.channels} channels for a network of {net.config.image_channels}; "

@@ -1,6 +1,7 @@
 """The ways to get something to predict with: load, create, import, put together."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -156,11 +157,14 @@ def ensemble(*models: Classifier) -> Classifier:
     if len(models) < 2:
         raise ConfigError(f"{len(models)} models: an ensemble wants at least two")
     first = models[0]
-    for one in models[1:]:
-        if one.classes != first.classes or one.preprocessing != first.preprocessing:
-            raise ConfigError(
-                "the models of an ensemble must have the same classes and preprocessing, and these differ"
-            )
+    for place, one in enumerate(models[1:], 2):
+        for what in ("classes", "preprocessing"):
+            ours, theirs = getattr(first, what), getattr(one, what)
+            if ours != theirs:
+                raise ConfigError(
+                    f"{what} of model 1 ({shorten(str(ours), 80)}) and of model {place} ({shorten(str(theirs), 80)}) differ; "
+                    "take models for the same classes and images"
+                )
     ordered = sorted(models, key=lambda one: one.costs.at_exit[-1])
     storage: Storage = "fp16" if all(one.storage == "fp16" for one in models) else "fp32"
     about: dict[str, Any] = {"ensemble": [one.identity for one in ordered]}

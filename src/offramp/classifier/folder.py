@@ -17,8 +17,9 @@ from offramp.classifier.identity import Storage, stored_form, weights_digest
 from offramp.data.preprocess import Preprocessing
 from offramp.decide.calibration import Calibration
 from offramp.errors import ArtifactError, ConfigError, reason
-from offramp.nets.attached import attached_to
+from offramp.nets.attached import OWN, AttachedConfig, attached_to
 from offramp.nets.base import MultiExitNet, NetConfig
+from offramp.nets.ensemble import EnsembleConfig
 from offramp_runtime.files import read_json, write_atomic, write_json
 from offramp_runtime.precision import Precision
 
@@ -42,7 +43,12 @@ def check_free(folder: Path) -> None:
 
 
 def save(classifier: Classifier, folder: Path) -> None:
-    """Write a model folder; ``model.json``, which makes it one, comes last."""
+    """Write a model folder; ``model.json``, which makes it one, comes last.
+
+    Raises:
+        ConfigError: an ensemble with a module of one's own, which could not be read again.
+    """
+    _check_readable(classifier.net.config)
     stored = stored_form(classifier.net.state_dict(), classifier.storage)
     weights = format_tensors(stored)
     write_atomic(folder / WEIGHTS, lambda file: file.write(weights))
@@ -123,6 +129,15 @@ def _add_rest(classifier: Classifier, folder: Path, calibrated: bool) -> None:
         path = folder / calibration_name(precision)
         if calibrated and path.exists():
             classifier.calibrations.keep(precision, Calibration.load(path))
+
+
+def _check_readable(config: NetConfig) -> None:
+    members = config.members if isinstance(config, EnsembleConfig) else ()
+    if any(isinstance(member, AttachedConfig) and member.backbone == OWN for member in members):
+        raise ConfigError(
+            "a member of this ensemble is a module of one's own, which no file can build: save its members, and make the "
+            "ensemble anew from offramp.load(PATH, backbone=MODULE)"
+        )
 
 
 def _save_int8(graph: Path | None, path: Path) -> None:

@@ -1,7 +1,8 @@
 """``offramp convert``."""
 
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -10,6 +11,17 @@ from offramp.cli.options import Data, DataRoot, Model, Unseen, WorkerCount
 if TYPE_CHECKING:
     from offramp.classifier import Classifier
     from offramp.data.source import Source
+    from offramp.nets.condensenet import Form
+
+
+class FormName(StrEnum):
+    """What layers become."""
+
+    fastest = "fastest"
+    grouped = "grouped"
+    folded = "folded"
+    dense = "dense"
+    ungrouped = "ungrouped"
 
 
 def run(
@@ -22,34 +34,41 @@ def run(
             help="Also keep only half of the last layer's inputs, and fine-tune what is left on training images.",
         ),
     ] = False,
+    form: Annotated[
+        FormName, typer.Option(help="Of all layers, instead of what is measured here.", case_sensitive=False)
+    ] = FormName.fastest,
     data: Data = None,
     data_root: DataRoot = None,
     workers: WorkerCount = None,
     unseen: Unseen = False,
 ) -> None:
-    """Turn a trained CondenseNet into one that computes only what its training has left.
+    """Turn a trained CondenseNet into one without masks, which computes only what its training has left.
 
-    Each layer takes the form that is the fastest here: gathered inputs and grouped convolutions, the same with the shuffle
-    folded into the next weights, or convolutions with zeros. Answers stay the same up to rounding. With
+    Or more, where that is clearly faster: each layer takes the form that is the fastest here, and --form fixes one. Forms are
+    grouped (gathered inputs and grouped convolutions, the least to compute), folded (the same with the shuffle folded into
+    the next weights), dense (1x1 convolutions with zeros) and ungrouped (all with zeros). Answers stay the same up to
+    rounding. With
     --condense-classifier they do not: accuracy on held-out images is shown before, after, and after the fine-tune. The model
     has to be calibrated anew (offramp calibrate DIR); with --data or --condense-classifier this is done at once.
     """
     from offramp.classifier.checks import check_classes
-    from offramp.classifier.converting import convert
+    from offramp.classifier.converting import check_convertible, convert
     from offramp.classifier.entry import find
     from offramp.classifier.folder import check_free, read
     from offramp.cli.opening import DataOptions, check_holdout, open_data, warn_of_few
-    from offramp.cli.show import counting, say, waiting
+    from offramp.cli.show import counting, remark, say, waiting
 
     check_free(out)
     classifier = read(find(model))
+    check_convertible(classifier)
     wanted = condense_classifier or data is not None
     source = open_data(classifier, data, DataOptions(data_root, workers)) if wanted else None
     if source is not None:
         check_classes(classifier.classes, source)
         check_holdout(classifier, source, unseen)
     with waiting("measuring which form of each layer is the fastest here"):
-        made = convert(classifier, condense_classifier=condense_classifier)
+        chosen = None if form is FormName.fastest else cast("Form", form.value)
+        made = convert(classifier, condense_classifier=condense_classifier, form=chosen)
     if source is not None and condense_classifier:
         _fine_tune(classifier, made, source)
     elif source is not None:
@@ -60,8 +79,11 @@ def run(
     made.save(out)
     forms = ", ".join(f"{count} {form}" for form, count in made.about["converted"]["forms"].items())
     ours, theirs = (sum(weight.numel() for weight in one.net.parameters()) for one in (made, classifier))
-    macs = [one.costs.format(one.costs.at_exit[-1]) for one in (classifier, made)]
+    costs = [one.costs.at_exit[-1] for one in (classifier, made)]
+    macs = [classifier.costs.format(cost) for cost in costs]
     say(f"wrote {out}: layers {forms}; {theirs:,} → {ours:,} parameters, {macs[0]} → {macs[1]}")
+    if costs[1] > costs[0]:
+        remark("that is more to compute, and was clearly faster here; --form grouped computes only what is left")
     if source is None:
         say(f"next: offramp calibrate {out} --data NAME")
 

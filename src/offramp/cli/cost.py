@@ -24,7 +24,7 @@ def run(
     from offramp.classifier import create
     from offramp.classifier.entry import find, shipped_models
     from offramp.classifier.folder import fast, read
-    from offramp.cli.show import say_json, say_table
+    from offramp.cli.show import say_json, say_table, waiting
     from offramp.errors import ConfigError
     from offramp.measure.latency import time_stages
     from offramp.measure.macs import direct_macs, staged_macs
@@ -37,15 +37,16 @@ def run(
         raise ConfigError(
             f"--classes {classes}: '{net}' is a trained model, which has its classes; leave the option out"
         )
-    network = fast(
-        create(net, num_classes=classes) if net in variants else read(find(net), calibrated=False).net
-    ).eval()
-    config = network.config
-    with torch.device("meta"):
-        plain = config.build_plain()
-    image = torch.zeros(1, config.image_channels, config.image_size, config.image_size)
-    full, lazy, direct = staged_macs(plain), staged_macs(network), direct_macs(network)
-    ms = time_stages(network, lambda: image, repeats=10).costs
+    with waiting("building the network, counting, and measuring its stages"):
+        network = fast(
+            create(net, num_classes=classes) if net in variants else read(find(net), calibrated=False).net
+        ).eval()
+        config = network.config
+        with torch.device("meta"):
+            plain = config.build_plain()
+        image = torch.zeros(1, config.image_channels, config.image_size, config.image_size)
+        full, lazy, direct = staged_macs(plain), staged_macs(network), direct_macs(network)
+        ms = time_stages(network, lambda: image, repeats=10).costs
     rows: list[dict[str, Any]] = [
         {
             "exit": k,

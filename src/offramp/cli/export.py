@@ -30,7 +30,7 @@ def run(
     """
     from offramp.classifier.entry import find
     from offramp.classifier.folder import read
-    from offramp.cli.show import remark, say, say_json
+    from offramp.cli.show import remark, say, say_json, waiting
     from offramp.export.bundle import check_place, export
     from offramp_runtime.loading import KINDS
     from offramp_runtime.model import MEASURING_S
@@ -39,9 +39,10 @@ def run(
     check_place(out)
     classifier = read(find(model))
     chosen = check_precision(precision)
-    manifest = export(
-        classifier, format, out, precision=chosen, threads=threads, measuring_s=MEASURING_S if measure else 0
-    )
+    with waiting(f"writing graphs{' and measuring what they take here' if measure else ''}, within a minute"):
+        manifest = export(
+            classifier, format, out, precision=chosen, threads=threads, measuring_s=MEASURING_S if measure else 0
+        )
     if classifier.calibrations.get(chosen) is None:
         remark(
             f"no calibration of {chosen} went along, so budgets will be refused; "

@@ -49,6 +49,7 @@ def run(
     from offramp.classifier.entry import import_checkpoint
     from offramp.classifier.folder import check_free, save
     from offramp.cli.show import remark, say
+    from offramp.data.detect import is_folder
 
     check_free(out)
     how = _preprocessing(data, mean, std, size, classes)
@@ -64,9 +65,11 @@ def run(
     if classifier.preprocessing is None:
         remark("no preprocessing given: use .net from Python, or import again with --data")
     config = classifier.net.config
-    say(f"wrote {out}: {config.family}, {classifier.net.num_exits} exits, {config.num_classes} classes")
+    exits = f"{classifier.net.num_exits} exit{'s'[: classifier.net.num_exits > 1]}"
+    say(f"wrote {out}: {config.family}, {exits}, {config.num_classes} classes")
     if classifier.preprocessing is not None:
-        say(f"next: offramp calibrate {out} --data {data or 'NAME'} --data-root DIR")
+        root = "" if data and is_folder(data) else " --data-root DIR"
+        say(f"next: offramp calibrate {out} --data {data or 'NAME'}{root}")
 
 
 def _preprocessing(

@@ -15,6 +15,9 @@ from offramp.cli.options import (
     WorkerCount,
 )
 
+LARGEST_SIDE = 4096
+"""Pixels of an image's side; of larger ones not even a small batch fits into memory."""
+
 
 def run(
     recipe: Annotated[str, typer.Argument(help="Recipe by name, see `offramp list` and `offramp recipe show NAME`.")],
@@ -42,7 +45,10 @@ def run(
         typer.Option(help="What keeps the weights of --init: none, backbone, or stages:N.", metavar="PART"),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side of the images in pixels, instead of the data set's or model's.", min=1)
+        int | None,
+        typer.Option(
+            help="Side of the images in pixels, instead of the data set's or model's.", min=1, max=LARGEST_SIDE
+        ),
     ] = None,
     holdout: HoldoutSize = None,
     holdout_indices: HoldoutIndices = None,

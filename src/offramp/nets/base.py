@@ -169,5 +169,5 @@ def check_images(images: Tensor, channels: int, smallest: int) -> None:
     if min(height, width) < smallest:
         raise ConfigError(
             f"images of {height}x{width} pixels: this network wants at least {smallest} a side, "
-            "so that its coarsest scale keeps a pixel; enlarge the images"
+            "so that its smallest maps keep a pixel; enlarge the images"
         )

@@ -17,7 +17,7 @@ from offramp.nets.attached.net import AttachedNet, copied
 from offramp.nets.attached.split import in_mode
 from offramp.nets.base import MultiExitNet, NetConfig
 
-__all__ = ["CONFIG", "VARIANTS", "AttachedConfig", "AttachedNet", "attach_exits", "attached_to"]
+__all__ = ["CONFIG", "OWN", "VARIANTS", "AttachedConfig", "AttachedNet", "attach_exits", "attached_to"]
 
 CONFIG = {"attached": AttachedConfig}
 
@@ -52,6 +52,17 @@ def attach_exits(
         ConfigError: no such modules, or they cannot be cut there, or the images do not suit; or another network than
             ``backbone`` names.
     """
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"module={module!r}: pass the module itself, an instance of nn.Module")
+    if any(weight.dtype != torch.float32 for weight in module.parameters()):
+        raise ConfigError(
+            "the module has weights that are not float32; give it as module.float(), precision is chosen later"
+        )
+    for field, value in (("image_size", image_size), ("image_channels", image_channels)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(
+                f"{field}={value!r}: a network with attached exits wants a whole number of at least 1 here"
+            )
     if isinstance(at, str):
         raise ConfigError(f"at={at!r}: give a list of names, such as at=[{at!r}]")
     classes = _classes(module, image_size, image_channels)
@@ -87,7 +98,10 @@ def attached_to(backbone: nn.Module, config: NetConfig) -> MultiExitNet:
         raise ConfigError(f"backbone: no exits were attached to this network of family '{config.family}'; leave it out")
     if isinstance(backbone, AttachedNet):
         return backbone.rebuilt(config)
-    return AttachedNet(config, copied(backbone))
+    try:
+        return AttachedNet(config, copied(backbone))
+    except ConfigError as error:
+        raise ConfigError(f"backbone: not such a module as this model's exits were attached to ({error})") from None
 
 
 @torch.no_grad()

@@ -57,14 +57,20 @@ def write(net: MultiExitNet, path: Path) -> None:
     if not isinstance(net, CondenseNet):
         raise ConfigError(f"{SOURCE}: has only CondenseNets; this network is another")
     config = net.config
-    whole = not config.forms or (
-        set(config.forms) == {"grouped"} and config.condensed_classifier and config.groups == config.condense_factor
-    )
-    if not whole:
-        raise ConfigError(
-            f"{SOURCE}: converts every layer to grouped convolutions, halves the classifier, and loads that only where groups "
-            "and condense_factor are equal; write the network as it was before conversion"
-        )
+    if config.forms:
+        lacking = [
+            what
+            for what, there in (
+                ("every layer grouped (convert it with --form grouped)", set(config.forms) == {"grouped"}),
+                ("half of the classifier (convert it with --condense-classifier)", config.condensed_classifier),
+                ("as many groups as its condensation factor", config.groups == config.condense_factor),
+            )
+            if not there
+        ]
+        if lacking:
+            raise ConfigError(
+                f"{SOURCE}: reads converted networks only with {' and '.join(lacking)}; or write this one as it was before"
+            )
     state = {theirs: value for our, theirs in _keys(net).items() for value in [net.state_dict()[our]]}
     for key, conv in zip([key for key in state if _MASK.fullmatch(key)], learned_convs(net), strict=True):
         stage, owner = float(conv.stage), key.removesuffix("_mask")
