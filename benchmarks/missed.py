@@ -23,7 +23,10 @@ def _explained(one: Measured, limits: Limits) -> str:
     text = f"### {figure.title}, {figure.precision}, {figure.runtime}\n\n{promise.format(figure.value)} instead of "
     text += f"{promise.format(promise.must[figure.precision])}. "
     if subject is None or subject.part is None or one.images is None:
-        return text + "Two cores cannot be faster than 2.00×.\n"
+        return (
+            text
+            + "What a matrix product gains, and the same runtime without borders between stages, is in the table.\n"
+        )
     least, taken = limits.ms(subject.macs), median(figure.ms)
     reading = limits.reading_ms(weights_read(subject.part, one.images))
     text += f"{subject.macs / 1e6:,.1f} MMAC take {least:.2f} ms at this core's float32 rate of {limits.gflops:.0f} GFLOP/s; "

@@ -11,6 +11,7 @@ import figures
 from common import interleaved, spread
 from figures import Figure
 from graphs import Run
+from limits import SIDE
 from offramp.report.tables import Table
 from one_image import WAKING
 from phases import Measured, Network, Phase, public_code, ratios, staging
@@ -19,10 +20,13 @@ from runtimes import Opened, config_of, random_images
 MOST_ROUNDS = 20
 SETTLE_S = 0.02
 """Longer than idle threads of an engine keep spinning."""
+PRODUCT = f"a matrix product of {SIDE}³ in PyTorch"
+DIRECT = ", direct"
+"""Behind a runtime's name: straight to the last exit, one graph without borders between stages."""
 
 
 def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase:
-    """Each runtime with one and with two, float32, staged to the last exit.
+    """Each runtime with one and with two, float32, staged to the last exit and straight there; and what can be had at all.
 
     Args:
         network: which.
@@ -33,21 +37,23 @@ def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase
     image, reference = random_images(config, 1), public_code(config)
     twice = Opened(config, names, ["fp32"], threads=2)
     runs: dict[str, Run] = {}
+    left, right, last = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE), config.exits - 1
     for threads, runtimes in ((1, opened.runtimes), (2, twice.runtimes)):
+        runs[f"{PRODUCT} {threads}"] = with_threads(threads, partial(torch.mm, left, right))
         runs[f"public code {threads}"] = with_threads(threads, partial(reference, image))
         for name in names:
-            if (name, "fp32") in runtimes:
-                runs[f"{name} {threads}"] = with_threads(
-                    threads, staging(runtimes[name, "fp32"], image, config.exits - 1)
-                )
+            if runtime := runtimes.get((name, "fp32")):
+                runs[f"{name} {threads}"] = with_threads(threads, staging(runtime, image, last))
+                runs[f"{name}{DIRECT} {threads}"] = with_threads(threads, partial(runtime.direct, last, image))
     rounds, load = min(MOST_ROUNDS, network.rounds), os.getloadavg()[0]
     torch.set_num_threads(2)
     with torch.inference_mode():
         times = interleaved(runs, rounds, waking=WAKING, settle_s=SETTLE_S)
     torch.set_num_threads(1)
-    both = [name for name in ("public code", *names) if {f"{name} 1", f"{name} 2"} <= times.keys()]
+    ways = (PRODUCT, "public code", *names, *(f"{name}{DIRECT}" for name in names))
+    both = [name for name in ways if {f"{name} 1", f"{name} 2"} <= times.keys()]
     gains = {name: ratios(times[f"{name} 1"], times[f"{name} 2"]) for name in both}
-    best = min(both[1:], key=lambda name: median(times[f"{name} 2"]), default="")
+    best = min((name for name in names if name in both), key=lambda name: median(times[f"{name} 2"]), default="")
     figure = Figure(
         figures.TWO_THREADS[network.name], "", "fp32", best, times.get(f"{best} 2", []), gains.get(best, []),
         "" if best else twice.reason("fp32"),
@@ -55,7 +61,7 @@ def two_threads(network: Network, opened: Opened, names: Sequence[str]) -> Phase
     rows = tuple(
         (name, spread(times[f"{name} 1"]), spread(times[f"{name} 2"]), f"{median(gains[name]):.2f}×") for name in both
     )
-    table = Table(("staged, last exit, fp32", "one thread, ms", "two threads, ms", "gain"), rows)
+    table = Table(("to the last exit, fp32", "one thread, ms", "two threads, ms", "gain"), rows)
     title = f"{network.name}, batch 1, wall time, n = {rounds}, load average {load:.1f} (1 of it our own)"
     return Phase(title, [Measured(figure)], table, times)
 

@@ -53,7 +53,7 @@ def lookup(kind: str, name: str, package: str, constant: str) -> Any:
 def suggest(name: str, known: Iterable[str]) -> str:
     """A way out for a name nobody knows: the nearest names, else all of them, or where many are listed."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.7)
     if near:
         return "did you mean " + " or ".join(f"'{one}'" for one in near) + "?"
     if len(names) > MOST_NAMES:

@@ -31,19 +31,18 @@ def run(
     Images are turned upright, resized and cropped as the model wants. A deadline counts for all images of the call
     together, which run as one batch.
     """
-    from offramp.cli.running import open_model
+    from offramp.cli.running import make_ready, read_model
     from offramp.cli.show import counting, say, say_json, say_table, waiting
     from offramp.report.tables import Table
     from offramp_runtime.checks import check_ways
     from offramp_runtime.plan import ExitPlan
 
-    classifier = open_model(
-        model, runtime=runtime, precision=precision, threads=threads, device=device, calibrated=budget is not None
-    )
+    classifier = read_model(model, precision=precision, device=device, calibrated=budget is not None)
     ways = {"budget": budget, "deadline_ms": deadline_ms, "exit": exit, "plan": plan}
     check_ways(ways, classifier.net.num_exits)
     solved = ExitPlan.load(plan) if plan is not None else None
-    pixels = classifier.intake.decode(images)  # before stages are measured: a file may be missing
+    pixels = classifier.intake.decode(images)
+    make_ready(classifier, runtime, precision, threads)
     if budget is not None:
         with waiting("solving; for ms and J, the stages are measured first"):
             solved = classifier.plan(budget, len(images))

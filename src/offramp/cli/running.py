@@ -18,20 +18,36 @@ def open_model(
     device: str = "auto",
     calibrated: bool = False,
 ) -> Classifier:
-    """The model, run as asked; says what takes long meanwhile.
+    """The model, run as asked: :func:`read_model`, then :func:`make_ready`."""
+    classifier = read_model(model, precision=precision, device=device, calibrated=calibrated)
+    return make_ready(classifier, runtime, precision, threads)
+
+
+def read_model(model: str, *, precision: str = "fp32", device: str = "auto", calibrated: bool = False) -> Classifier:
+    """The model, so that arguments can be checked before a runtime is made ready for it.
 
     Args:
         model: folder or name.
-        runtime: name, or auto.
         precision: name.
-        threads: of one call.
         device: name, or auto.
-        calibrated: whether a calibration will be needed, so that its lack is told before a runtime is made ready.
+        calibrated: whether a calibration will be needed.
     """
     keep_memory()
     classifier = read(find(model))
     if calibrated:
         classifier.calibrations.needed(check_precision(precision))
     classifier.net.to(pick_device(device))
+    return classifier
+
+
+def make_ready(classifier: Classifier, runtime: str, precision: str, threads: int | None) -> Classifier:
+    """Have it run as asked; says what takes long meanwhile.
+
+    Args:
+        classifier: any.
+        runtime: name, or auto.
+        precision: name.
+        threads: of one call.
+    """
     with waiting(f"getting runtime '{runtime}' ready; for a new network this takes up to a minute, once"):
         return classifier.use(runtime, precision=precision, threads=threads)
