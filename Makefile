@@ -40,7 +40,7 @@ demo: setup
 
 DATA_ROOT ?= ../shared/data
 
-# What figures.py promises and more, on whatever machine this is; about an hour, the compiled runtime most of it.
+# What figures.py promises and more, on whatever machine this is; hours, with the compiled runtime and the trainings.
 bench: setup
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/batches.py --data-root $(DATA_ROOT)
@@ -52,6 +52,8 @@ bench: setup
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/bounds.py
 	$(BIN)/python benchmarks/kept_memory.py
+	$(BIN)/python benchmarks/alignment.py
+	$(BIN)/python benchmarks/compiled.py
 	$(BIN)/python benchmarks/families.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/budgets.py --data-root $(DATA_ROOT)
 	$(BIN)/python benchmarks/cifar10.py --data-root $(DATA_ROOT)

@@ -50,12 +50,12 @@ def spread(values: list[float]) -> str:
     return f"{median(values):.2f} [{low:.2f} … {high:.2f}]"
 
 
-def header(title: str, rounds: int) -> str:
+def header(title: str, rounds: int, of_what: str = "interleaved rounds") -> str:
     """Heading and one line on hardware, versions and n."""
     machine = describe_machine(torch.device("cpu"))
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     clock = "process CPU time" if torch.get_num_threads() == 1 else "wall time"
-    return f"# {title}\n\n{facts}; n = {rounds} interleaved rounds, median [p10 … p90], {clock}\n"
+    return f"# {title}\n\n{facts}; n = {rounds} {of_what}, median [p10 … p90], {clock}\n"
 
 
 def markdown(table: Table) -> str:

@@ -1,7 +1,8 @@
 """What compiling gains over the other runtimes for one image, and how long it takes before the first answer; one thread.
 
-Times are to the last exit stage by stage, to exit 0, and straight to the last exit. Opening is what a second start takes,
-with what was compiled and optimised in the cache; the first one takes minutes in ``compiled``, which makes graphs one by one.
+Times are to the last exit stage by stage, to exit 0, and straight to the last exit. Opening is done a
+second time in this process, with what was compiled and optimised in the cache; the first time takes minutes in ``compiled``,
+which makes graphs one by one.
 """
 
 import argparse

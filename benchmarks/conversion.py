@@ -6,7 +6,7 @@ convert`` can choose from, everywhere the same, and for ``eager`` also its choic
 stays of them too; one image, one thread.
 
 Asked for are 2 times plain when run eagerly, and 2.5 times in the best runtime; where that is missed stands what takes the
-time.
+time. Operators are timed one by one, those of engines in a session of their own, whose sum is somewhat more than the whole.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from statistics import median
 from typing import cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import offramp
 from common import header, interleaved, keep, markdown, spread
+from graphs import ENGINES
 from limits import Limits, measure_limits
 from offramp.classifier import Classifier
 from offramp.engine.graphs import write_graphs
@@ -52,8 +53,10 @@ class Way:
         """Its costliest operators, and the distance to what the hardware allows."""
         macs = direct_macs(self.net).at_exit[0]
         with tempfile.TemporaryDirectory() as place:
-            write_graphs(self.net, Path(place), "fp32", None)
-            graph = Path(place) / "direct-0.onnx"
+            graph: nn.Module | Path = self.net
+            if self.runtime in ENGINES:
+                write_graphs(self.net, Path(place), "fp32", None)
+                graph = Path(place) / "direct-0.onnx"
             operators = costliest(self.runtime, graph, self.run, self.image, "fp32", 8)
         return (
             f"{macs / 1e6:,.1f} MMAC take {limits.ms(macs):.1f} ms at this core's rate of {limits.gflops:.0f} GFLOP/s.\n\n"

@@ -17,8 +17,8 @@ import offramp
 from common import header, keep, markdown, spread
 from memory import resident_mb
 from offramp.classifier.folder import fast
-from offramp.measure.memory import keep_memory
 from offramp.report.tables import Table
+from offramp_runtime.memory import keep_memory
 
 NETWORKS = ("msdnet-cifar-anytime-10", "densenet-cifar-bc-100-12", "msdnet-imagenet-4")
 BATCHES = (1, 64)
@@ -52,8 +52,8 @@ def main() -> None:
                 peak = median(one["peak_mb"] for one in ones)
                 rows.append((name, str(batch), way, spread(ms), f"{freed / median(ms):.2f}", f"{peak:.0f}"))
     columns = ("network", "batch", "freed memory is", "ms a batch", "times faster", "peak MB")
-    text = f"{header('Keeping freed memory', given.rounds)}\n{__doc__.split(chr(10), 2)[2].strip()}\n\n"
-    text = text.replace("interleaved rounds", "processes")
+    text = header("Keeping freed memory", given.rounds, "processes of each kind")
+    text += f"\n{__doc__.split(chr(10), 2)[2].strip()}\n\n"
     keep("kept_memory", text + markdown(Table(columns, tuple(rows))), found)
 
 

@@ -61,7 +61,7 @@ def costliest(
 def operator_table(operators: list[Operator]) -> Table:
     """Costliest first."""
     rows = tuple((one.name, str(one.calls), f"{one.ms:.3f}", f"{100 * one.share:.1f}") for one in operators)
-    return Table(("operator → shape of its output", "calls", "ms", "% of all operators"), rows)
+    return Table(("operator → shape of its output, or ← of its inputs", "calls", "ms", "% of all operators"), rows)
 
 
 def _onnx(path: Path, images: Tensor, _precision: str, runs: int) -> list[Timed]:
@@ -108,7 +108,7 @@ def _torch(run: Run, runs: int) -> list[Timed]:
 
 
 class _Clock(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Times every operator; unlike PyTorch's profiler, it leaves memory as it is in a run that is not looked at."""
+    """Times every operator; PyTorch's profiler allocates so much meanwhile that tensors come from fresh pages."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from leaving import leaving
 from limits import measure_limits
 from missed import explain
 from offramp.measure.machine import describe_machine
-from offramp.measure.memory import keep_memory
+from offramp_runtime.memory import keep_memory
 from one_image import one_image
 from phases import Network, Phase
 from runtimes import QUICK, RUNTIMES, Opened, config_of

@@ -22,10 +22,10 @@ import offramp
 from common import header, keep, markdown, spread
 from offramp.data.cifar import SOURCES
 from offramp.data.source import Split
-from offramp.measure.memory import keep_memory
 from offramp.report.tables import Table
 from offramp.train.recipe import Recipe
 from offramp.train.trainer import Trainer, build_seeded
+from offramp_runtime.memory import keep_memory
 
 VARIANT, BATCH = "msdnet-cifar-batch-5", 64
 PLAIN = "plain eager fp32 NCHW"

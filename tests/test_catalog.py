@@ -70,3 +70,7 @@ def test_an_unknown_name_comes_with_near_ones() -> None:
 )
 def test_near_names_are_offered_and_all_of_them_where_none_is_near(name: str, expected: str) -> None:
     assert suggest(name, ["pear", "apple", "banana"]) == expected
+
+
+def test_what_only_shares_letters_is_not_near() -> None:
+    assert suggest("nonsense", ["condensenet"]) == "there are: condensenet"

@@ -355,12 +355,27 @@ def test_that_there_is_no_calibration_is_told_before_a_runtime_is_made_ready(
     assert "no calibration of bf16 to solve a budget from" in capsys.readouterr().err
 
 
-def test_a_missing_image_is_told_before_stages_are_measured(
-    model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nowhere.png", "--budget", "2ms"], "nowhere.png: no such file"),
+        (["nowhere.png", "--exit", "9"], "exit 9: this network has exits 0 … 2"),
+        (["nowhere.png", "--plan", "nothing.json"], "nothing.json: no such file"),
+    ],
+)
+def test_wrong_arguments_are_told_before_a_runtime_is_made_ready(
+    options: list[str], message: str, model: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Classifier, "plan", Mock(side_effect=AssertionError("measured")))
-    assert offramp("predict", model, "nowhere.png", "--budget", "2ms") == 2
-    assert "nowhere.png" in capsys.readouterr().err
+    monkeypatch.setattr(Classifier, "use", Mock(side_effect=AssertionError("opened")))
+    assert offramp("predict", model, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_command_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = Mock()
+    monkeypatch.setattr("offramp.cli.main.keep_memory", keep)
+    assert offramp("recipe", "show", "halves") == 0
+    keep.assert_called_once_with()
 
 
 # ---- list and cost

@@ -147,7 +147,7 @@ def test_one_source_of_all_members_is_remembered() -> None:
         ),
         (
             lambda: offramp.ensemble(members(1)[0], Classifier(SMALL.build(), tuple("abcd"), PREPROCESSING)),
-            "classes of model 1 (",
+            "classes of model 1 and of model 2 differ (left and a)",
         ),
         (
             lambda: frozen_modules(EnsembleConfig.of(SMALL).build(), "backbone"),

@@ -108,7 +108,7 @@ class Plain(MultiExitNet):
     def start(self, images: Tensor) -> tuple[Tensor | None, ...]:
         return (images,)
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         raise AssertionError(k, images.shape)
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 import offramp
 from offramp.measure.latency import StageTimes, settle, time_stages
-from offramp.measure.machine import _cpu_name, describe_machine
+from offramp.measure.machine import describe_machine, fingerprint
+from offramp_runtime.machine import cpu_name, place_of
 from tiny import Clock, Clockwork, make_net
 
 IMAGES = torch.arange(4.0)
@@ -106,11 +107,20 @@ def test_a_cpu_without_a_name_is_called_by_its_architecture(
     info = tmp_path / "cpuinfo"
     if cpuinfo is not None:
         info.write_text(cpuinfo)
-    monkeypatch.setattr("offramp.measure.machine.Path", lambda path: info if path == "/proc/cpuinfo" else Path(path))
-    monkeypatch.setattr("offramp.measure.machine._cpu_name", _cpu_name.__wrapped__)  # the name is asked for once
+    monkeypatch.setattr("offramp_runtime.machine.Path", lambda path: info if path == "/proc/cpuinfo" else Path(path))
+    monkeypatch.setattr("offramp.measure.machine.cpu_name", cpu_name.__wrapped__)  # the name is asked for once
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "risc")
     assert describe_machine(CPU)["device"] == "risc"
+
+
+def test_measured_milliseconds_belong_to_a_cpus_features_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = set()
+    for features in (frozenset({"avx2"}), frozenset({"avx2", "avx512f"})):
+        for module in ("offramp.measure.machine", "offramp_runtime.machine"):
+            monkeypatch.setattr(f"{module}.cpu_features", lambda features=features: features)
+        found |= {fingerprint(CPU), place_of("onnx", "fp32", 1)}
+    assert len(found) == 4
 
 
 def refused(*_: object, **__: object) -> None:

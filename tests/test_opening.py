@@ -1,11 +1,14 @@
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bundles import assert_close
 from offramp.catalog import entries
+from offramp.engine.graphs import alignment
+from offramp.engine.onnx import graphs_of
 from offramp.engine.opening import RuntimeSpec, Subject, open_runtime, runtimes
 from offramp.errors import ArtifactError, ConfigError, MissingExtraError, OfframpError
 from offramp_runtime.precision import Precision, check_precision
@@ -84,6 +87,43 @@ def test_int8_of_a_model_that_was_not_quantised_names_the_command(name: str) -> 
 def test_bf16_in_openvino_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offramp_runtime.machine.cpu_features", lambda: frozenset({"avx2"}))
     assert "needs a CPU with avx512_bf16 or amx_bf16" in refused("openvino", subject("bf16"), ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("features", "precision", "multiple"),
+    [
+        ({"avx2"}, "fp32", 8),
+        ({"avx2"}, "int8", 8),
+        ({"avx512f"}, "fp32", 1),
+        ({"avx512f"}, "bf16", 1),
+        ({"avx512f"}, "int8", 8),
+    ],
+)
+def test_channels_are_padded_where_blocks_of_8_are_computed(
+    features: set[str], precision: Precision, multiple: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offramp.engine.graphs.cpu_features", lambda: frozenset(features))
+    assert alignment(precision) == multiple
+
+
+def test_graphs_of_another_padding_are_not_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    widths = []
+    for features in ({"avx2"}, {"avx512f"}, {"avx2"}):
+        monkeypatch.setattr("offramp.engine.graphs.cpu_features", lambda features=features: frozenset(features))
+        widths.append(sum(array.size for array in weights_in(graphs_of(subject()))))
+    assert widths[0] == widths[2] > widths[1]
+    assert len(list((tmp_path / "graphs").iterdir())) == 2
+
+
+def weights_in(folder: Path) -> list[Any]:
+    import onnx
+
+    model = onnx.load(folder / "stage-0.onnx")
+    return [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
 
 
 def test_what_a_runtime_says_against_itself_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,12 @@ def test_going_straight_to_an_exit_gives_its_answer(stages: OnnxStages, k: int, 
         assert_close(stages.direct(k, given), expected(given)[k])
 
 
+@pytest.mark.parametrize("k", [-1, 3])
+def test_going_to_an_exit_that_is_not_there_is_refused(stages: OnnxStages, k: int) -> None:
+    with pytest.raises(ConfigError, match=f"exit {k}: this network has exits 0 … 2"):
+        stages.direct(k, network_input(1))
+
+
 def test_two_threads_compute_the_same(bundle: Path) -> None:
     given = network_input(7)
     assert_close(run_all(open_stages(bundle, 3, threads=2), given), expected(given))

@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from numbers import Real
 from operator import index
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsIndex
+
+import numpy as np
 
 from offramp_runtime.errors import ArtifactError, BudgetError, ConfigError
 from offramp_runtime.plan import ExitPlan
@@ -49,7 +52,7 @@ def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
     exit_index = ways["exit"]
     if exit_index is None:
         return
-    if not isinstance(exit_index, SupportsIndex) or isinstance(exit_index, bool):
+    if not isinstance(exit_index, SupportsIndex) or isinstance(exit_index, bool | np.bool_):
         raise ConfigError(f"exit={exit_index!r}: this network has exits 0 … {num_exits - 1}; give one of these numbers")
     check_exit(index(exit_index), num_exits)
 
@@ -60,6 +63,6 @@ def check_deadline(deadline_ms: float) -> None:
     Raises:
         BudgetError: not a positive number.
     """
-    number = isinstance(deadline_ms, SupportsFloat) and not isinstance(deadline_ms, bool)
+    number = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
     if not number or not deadline_ms > 0:
         raise BudgetError(f"deadline {deadline_ms} ms: must be a positive number of milliseconds")

@@ -34,7 +34,8 @@ def version_of(package: str) -> str:
 
 def place_of(runtime: str, precision: str, threads: int) -> str:
     """What measured milliseconds belong to, as a short digest."""
-    facts = [cpu_name(), usable_cores(), runtime, version_of(_PACKAGES.get(runtime, runtime)), precision, threads]
+    cpu = [cpu_name(), sorted(cpu_features()), usable_cores()]  # a name may be that of a whole family
+    facts = [*cpu, runtime, version_of(_PACKAGES.get(runtime, runtime)), precision, threads]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

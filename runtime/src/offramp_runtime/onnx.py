@@ -21,6 +21,7 @@ from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
 from offramp_runtime.optimising import optimise, session_options
 from offramp_runtime.pool import Block, Lent, Pool
+from offramp_runtime.stages import check_exit
 from offramp_runtime.states import Form, GraphStages, State
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class OnnxStages(GraphStages):
 
     def direct(self, k: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        check_exit(k, self.num_exits)
         if k not in self._direct:
             with self._opening:
                 if k not in self._direct:

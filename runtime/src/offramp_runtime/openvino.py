@@ -20,6 +20,7 @@ from offramp_runtime.graph import IMAGES, WEIGHTS
 from offramp_runtime.openvino_compiler import Compiler
 from offramp_runtime.pool import Block, Lent, Pool
 from offramp_runtime.precision import Precision
+from offramp_runtime.stages import check_exit
 from offramp_runtime.states import Form, GraphStages, State
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class OpenVINOStages(GraphStages):
 
     def direct(self, k: int, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        check_exit(k, self.num_exits)
         graph = self._direct[k]
         graph.prepare()
         (logits,) = graph.run([self._own(images)], len(images), self._pool, None)

@@ -38,7 +38,7 @@ def check_convertible(classifier: Classifier) -> CondenseNet:
     """The network, if groups of it can be converted; whether it was trained to its end shows when it is.
 
     Raises:
-        ConfigError: another network, or one converted already.
+        ConfigError: another network, one that learns no groups, or one converted already.
     """
     net = classifier.net
     if not isinstance(net, CondenseNet):
@@ -46,8 +46,11 @@ def check_convertible(classifier: Classifier) -> CondenseNet:
             f"a network of family '{net.config.family}' learns no groups, so there is nothing to convert; "
             "that is for CondenseNets"
         )
+    if not net.config.learned:
+        raise ConfigError("this CondenseNet has groups that were given, and nothing to convert")
     if net.config.forms:
         raise ConfigError(
-            "this model has been converted already; convert the one it was made of, which also condenses the classifier"
+            "this model has been converted already; convert the one it was made of, with --condense-classifier where half of "
+            "the classifier is wanted"
         )
     return net

@@ -1,7 +1,6 @@
 """The ways to get something to predict with: load, create, import, put together."""
 
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -159,10 +158,10 @@ def ensemble(*models: Classifier) -> Classifier:
     first = models[0]
     for place, one in enumerate(models[1:], 2):
         for what in ("classes", "preprocessing"):
-            ours, theirs = getattr(first, what), getattr(one, what)
-            if ours != theirs:
+            difference = _difference(getattr(first, what), getattr(one, what))
+            if difference:
                 raise ConfigError(
-                    f"{what} of model 1 ({shorten(str(ours), 80)}) and of model {place} ({shorten(str(theirs), 80)}) differ; "
+                    f"{what} of model 1 and of model {place} differ ({difference}); "
                     "take models for the same classes and images"
                 )
     ordered = sorted(models, key=lambda one: one.costs.at_exit[-1])
@@ -179,3 +178,12 @@ def ensemble(*models: Classifier) -> Classifier:
     return Classifier(
         Ensemble.of(*(one.net for one in ordered)), first.classes, first.preprocessing, storage=storage, about=about
     )
+
+
+def _difference(ours: object, theirs: object) -> str:
+    """Where two values differ first, on a short line; empty where they do not."""
+    if isinstance(ours, tuple) and isinstance(theirs, tuple):
+        if len(ours) != len(theirs):
+            return f"{len(ours)} and {len(theirs)}"
+        ours, theirs = next(((a, b) for a, b in zip(ours, theirs, strict=True) if a != b), (None, None))
+    return "" if ours == theirs else f"{ours} and {theirs}"

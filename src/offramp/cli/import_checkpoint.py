@@ -90,7 +90,7 @@ def _preprocessing(
     given = _numbers("mean", mean), _numbers("std", std), size
     names = None if classes is None else _lines(classes)
     if data is not None:
-        if not given[0] or not given[1] or not size:
+        if given[0] is None or given[1] is None or size is None:
             raise ConfigError(
                 f"--data {data}: a folder does not tell how images are prepared; give --mean, --std and --size too"
             )

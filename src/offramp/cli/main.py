@@ -9,6 +9,7 @@ import typer
 from offramp import __version__
 from offramp.cli.show import complain
 from offramp.errors import OfframpError
+from offramp_runtime.memory import keep_memory
 
 COMMANDS = (
     "demo", "predict", "evaluate", "calibrate", "plan", "export", "train", "runs", "recipe show", "data check", "data fetch",
@@ -65,6 +66,7 @@ for _group in GROUPS:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 refused, 130 or 143 interrupted."""
+    keep_memory()
     try:
         result = typer.main.get_command(app)(args=arguments, prog_name="offramp", standalone_mode=False)
     except OfframpError as error:

@@ -5,7 +5,6 @@ from offramp.classifier.entry import find
 from offramp.classifier.folder import read
 from offramp.cli.device import pick_device
 from offramp.cli.show import waiting
-from offramp.measure.memory import keep_memory
 from offramp_runtime.precision import check_precision
 
 
@@ -32,7 +31,6 @@ def read_model(model: str, *, precision: str = "fp32", device: str = "auto", cal
         device: name, or auto.
         calibrated: whether a calibration will be needed.
     """
-    keep_memory()
     classifier = read(find(model))
     if calibrated:
         classifier.calibrations.needed(check_precision(precision))

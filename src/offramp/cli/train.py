@@ -16,7 +16,7 @@ from offramp.cli.options import (
 )
 
 LARGEST_SIDE = 4096
-"""Pixels of an image's side; of larger ones not even a small batch fits into memory."""
+"""Pixels of an image's side; what is beyond is a slip of the finger, and would fail for lack of memory."""
 
 
 def run(

@@ -10,7 +10,6 @@ from offramp.cli.device import pick_device
 from offramp.cli.opening import DataOptions
 from offramp.cli.show import bar, remark
 from offramp.data.source import Source
-from offramp.measure.memory import keep_memory
 from offramp.train.loop import Progress
 from offramp.train.recipe import Recipe
 from offramp.train.run import Run, check_run_folder
@@ -32,7 +31,6 @@ class TrainOptions:
 
 def train_with_progress(recipe: Recipe, options: TrainOptions) -> tuple[Classifier, Source]:
     """Do a :class:`~offramp.train.run.Run`; without a terminal, a JSON line per epoch on stderr instead of a bar."""
-    keep_memory()
     device = pick_device(options.device)
     check_run_folder(options.out, options.resume)
     spec, preprocessing = source_of(recipe, options.data, options.init)

@@ -23,8 +23,8 @@ def alignment(precision: Precision) -> int:
     """What channels are padded to a multiple of, with zeros.
 
     The runtimes keep channels in blocks, and reorder what does not fill them: of 8, or of 16 where there is AVX-512. Filling
-    those would cost more than it saves, and filling half of them costs and saves nothing. In 8-bit numbers, units of four
-    channels gain from it everywhere.
+    those would cost more than it saves, and filling half of them costs and saves nothing (figures: benchmarks/results/
+    alignment.md). Of 8-bit numbers ONNX Runtime gains from it there too, OpenVINO loses less, and both read one graph.
     """
     return 1 if precision != "int8" and "avx512f" in cpu_features() else 8
 
@@ -68,7 +68,7 @@ def write_graphs(
 
 
 def write_cut(whole: "ModelProto", num_exits: int, folder: Path) -> None:
-    """The same from the graph of all exits."""
+    """Cut the graph of all exits into what :func:`write_graphs` writes."""
     models = {f"stage-{k}.onnx": piece.model for k, piece in enumerate(graph.cut_stages(whole, num_exits))}
     models |= {f"direct-{k}.onnx": graph.cut_direct(whole, k).model for k in range(num_exits)}
     graph.write(models, folder)

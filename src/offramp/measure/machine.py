@@ -5,13 +5,13 @@ import json
 import os
 import platform
 import subprocess
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 import offramp
+from offramp_runtime.machine import cpu_features, cpu_name
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
@@ -36,25 +36,19 @@ def _installed(name: str) -> bool:
 
 def fingerprint(device: torch.device, runtime: str = "") -> str:
     """What measured milliseconds belong to, hardware, threads, PyTorch's version and runtime, as a short digest."""
-    facts = _timing_facts(device) | ({"runtime": runtime} if runtime else {})
+    facts: dict[str, object] = {**_timing_facts(device), **({"runtime": runtime} if runtime else {})}
+    if device.type == "cpu":  # whose name may be that of a whole family
+        facts["features"] = sorted(cpu_features())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
 def _timing_facts(device: torch.device) -> dict[str, str | int]:
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }
-
-
-@cache
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str:

@@ -87,21 +87,18 @@ class MultiExitNet(nn.Module, ABC):
         """:meth:`step`, or None when ``cancelled`` was set before."""
         return None if cancelled.is_set else self.step(k, state)
 
-    @abstractmethod
     def direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need.
 
         Raises:
             ConfigError: no such exit.
         """
-
-    def check_exit(self, k: int) -> None:
-        """Refuse an exit that is not there, as :meth:`direct` must.
-
-        Raises:
-            ConfigError: it is not.
-        """
         check_exit(k, self.num_exits)
+        return self._direct(k, images)
+
+    @abstractmethod
+    def _direct(self, k: int, images: Tensor) -> Tensor:
+        """:meth:`direct`, of an exit that is there."""
 
     def take(self, state: State, rows: Tensor) -> State:
         """The state of the samples ``rows`` (indices, (M,)), in that order."""

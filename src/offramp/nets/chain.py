@@ -61,9 +61,8 @@ class ChainNet(MultiExitNet):
         check_images(images, self.config.image_channels, self.config.smallest_image)
         return (images,)
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
-        self.check_exit(k)
         self.start(images)
         features: Features = (images,)
         for stage in self.chain[: k + 1]:

@@ -49,8 +49,8 @@ def attach_exits(
             ``offramp.load(PATH, backbone=MODULE)``.
 
     Raises:
-        ConfigError: no such modules, or they cannot be cut there, or the images do not suit; or another network than
-            ``backbone`` names.
+        ConfigError: no such modules, or they cannot be cut there, or the images do not suit; another network than
+            ``backbone`` names; no module at all, or weights that are not float32.
     """
     if not isinstance(module, nn.Module):
         raise ConfigError(f"module={module!r}: pass the module itself, an instance of nn.Module")
@@ -58,22 +58,16 @@ def attach_exits(
         raise ConfigError(
             "the module has weights that are not float32; give it as module.float(), precision is chosen later"
         )
-    for field, value in (("image_size", image_size), ("image_channels", image_channels)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(
-                f"{field}={value!r}: a network with attached exits wants a whole number of at least 1 here"
-            )
     if isinstance(at, str):
         raise ConfigError(f"at={at!r}: give a list of names, such as at=[{at!r}]")
-    classes = _classes(module, image_size, image_channels)
     config = AttachedConfig(
         backbone=with_version(backbone or OWN),
         at=tuple(at),
         image_size=image_size,
         image_channels=image_channels,
-        num_classes=classes,
         channels_at=channels_at,
     )
+    config = config.replace(num_classes=_classes(module, image_size, image_channels))
     if config.backbone == OWN:
         return AttachedNet(config.replace(backbone=recognised(module, config)), module)
     wrong = other_than(module, config)

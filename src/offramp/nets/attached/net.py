@@ -138,9 +138,8 @@ class AttachedNet(MultiExitNet):
         check_images(images, self.config.image_channels, self.config.smallest_image)
         return (images,)
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
-        self.check_exit(k)
         state = self.start(images)
         end = images
         for stage in self.cut[: k + 1]:

@@ -73,9 +73,8 @@ class Ensemble(MultiExitNet):
         check_images(images, self.config.image_channels, self.config.smallest_image)
         return images, None
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, which needs all members before."""
-        self.check_exit(k)
         state = self.start(images)
         logits = images.new_zeros(())
         for member in self.stages[: k + 1]:

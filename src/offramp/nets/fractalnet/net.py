@@ -208,9 +208,8 @@ class FractalNet(MultiExitNet):
         begun[k], logits = self.stages[k](images)
         return (None, None) if self.config.columns == 1 else (images, *begun), logits
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits."""
-        self.check_exit(k)
         return self.step(k, self.start(images))[1]
 
 

@@ -167,9 +167,8 @@ class FusedMSDNet(MultiExitNet):
         check_images(images, self.config.image_channels, self.config.smallest_image)
         return (images, *[None] * (self.config.num_scales - 1))
 
-    def direct(self, k: int, images: Tensor) -> Tensor:
+    def _direct(self, k: int, images: Tensor) -> Tensor:
         """Logits (N, C) of exit k, without earlier exits and without cells that only they need."""
-        self.check_exit(k)
         logits: Tensor
         _, logits = self.ways[k](self.start(images))
         return logits
