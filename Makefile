@@ -40,7 +40,7 @@ demo: setup
 
 DATA_ROOT ?= ../shared/data
 
-# What figures.py promises and more, on whatever machine this is; hours, with the compiled runtime and the trainings.
+# What figures.py promises and more, on whatever machine this is; takes long, with the compiled runtime and the trainings.
 bench: setup
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/batches.py --data-root $(DATA_ROOT)

@@ -1,4 +1,4 @@
-"""What compiling gains over the other runtimes for one image, and how long it takes before the first answer; one thread.
+"""What compiling gains over the other runtimes for one image, and how long opening takes; one thread.
 
 Times are to the last exit stage by stage, to exit 0, and straight to the last exit. Opening is done a
 second time in this process, with what was compiled and optimised in the cache; the first time takes minutes in ``compiled``,

@@ -82,8 +82,8 @@ def run(
     costs = [one.costs.at_exit[-1] for one in (classifier, made)]
     macs = [classifier.costs.format(cost) for cost in costs]
     say(f"wrote {out}: layers {forms}; {theirs:,} → {ours:,} parameters, {macs[0]} → {macs[1]}")
-    least = convert(classifier, condense_classifier=condense_classifier, form="grouped").costs.at_exit[-1]
-    if costs[1] > least:
+    if set(made.about["converted"]["forms"]) != {"grouped"}:
+        least = convert(classifier, condense_classifier=condense_classifier, form="grouped").costs.at_exit[-1]
         why = "" if chosen else ", and was clearly faster here"
         remark(f"that computes more than the {classifier.costs.format(least)} of --form grouped{why}")
     if source is None:

@@ -69,8 +69,8 @@ def compile_ahead(
         ConfigError: the code does not compute what the module does.
     """
     _keep_what_is_compiled()
-    # Not with max_autotune: the compiler's own matrix products take twice as long to make, and were slower than the
-    # libraries' on a CPU without AMX (1.8 instead of 1.1 ms for the first stage of a CIFAR MSDNet).
+    # Not with max_autotune: the compiler's own matrix products take longer to make, and on a CPU without AMX a
+    # CIFAR MSDNet took 13 ms with them and 9 to 10 with the libraries' (benchmarks/compiled.py).
     options = {"freezing": True, "cpp.threads": threads}
     belongs_to = {**belongs_to, "options": options}
     folder = cached("compiled", belongs_to, lambda folder: _make(module, example, folder / _CODE, options))
