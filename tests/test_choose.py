@@ -73,6 +73,14 @@ def test_the_fastest_to_the_last_exit_is_chosen(world: World) -> None:
     assert sorted(world.opened) == ["eager", "onnx", "openvino"]
 
 
+def test_one_that_cannot_run_this_network_after_all_is_left_out(world: World) -> None:
+    def refuses(_subject: Subject) -> Clockwork:
+        raise ConfigError("something unknown in this network")
+
+    world.specs["native"] = RuntimeSpec(("fp32",), refuses, lambda _subject: None)  # type: ignore[arg-type]
+    assert world.choose() == "onnx"
+
+
 def test_it_is_measured_once_and_remembered(world: World) -> None:
     world.choose()
     world.opened.clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bundles import assert_close
-from offramp.catalog import entries
+from offramp.catalog import entries, lookup
 from offramp.engine.graphs import alignment
 from offramp.engine.onnx import graphs_of
 from offramp.engine.opening import RuntimeSpec, Subject, open_runtime, runtimes
@@ -30,7 +30,7 @@ def refused(name: str, asked: Subject, kind: type[OfframpError]) -> str:
 
 
 def test_every_runtime_is_found_by_its_name() -> None:
-    assert {"eager", "onnx", "openvino"} <= set(runtimes())
+    assert {"eager", "native", "onnx", "openvino"} <= set(runtimes())
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "int8"])
@@ -52,6 +52,7 @@ def test_a_runtime_nobody_knows_is_refused_with_near_names() -> None:
     [
         ("onnx", "onnx"), ("onnx", "onnxruntime"), ("onnx", "onnxscript"),
         ("openvino", "openvino"), ("openvino", "onnx"), ("openvino", "onnxscript"),
+        ("native", "onnx"), ("native", "onnxscript"),
     ],
 )  # fmt: skip
 def test_a_missing_package_is_named_with_its_extra_and_nothing_else_runs_instead(
@@ -60,7 +61,7 @@ def test_a_missing_package_is_named_with_its_extra_and_nothing_else_runs_instead
     monkeypatch.setitem(sys.modules, package, None)
     message = refused(name, subject(), MissingExtraError)
     assert f"runtime '{name}' needs {package}, which is not installed" in message
-    assert f"pip install 'offramp[{name}]'" in message
+    assert f"pip install 'offramp[{'onnx' if name == 'native' else name}]'" in message
 
 
 @pytest.mark.parametrize(("name", "precision"), [("onnx", "bf16"), ("eager", "int8")])
@@ -71,9 +72,9 @@ def test_a_precision_a_runtime_lacks_is_refused_with_those_that_have_it(name: st
     assert all(f"'{other}'" in message for other in having)
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["native", "onnx", "openvino"])
 def test_runtimes_of_the_cpu_are_refused_on_a_gpu(name: str) -> None:
-    pytest.importorskip({"onnx": "onnxruntime"}.get(name, name))
+    pytest.importorskip({"onnx": "onnxruntime", "native": "onnx"}.get(name, name))
     pytest.importorskip("onnxscript")
     message = refused(name, subject(device="cuda"), ConfigError)
     assert message == f"runtime '{name}' runs on the CPU, not on cuda; take 'eager' or 'compiled' there"
@@ -82,6 +83,12 @@ def test_runtimes_of_the_cpu_are_refused_on_a_gpu(name: str) -> None:
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_int8_of_a_model_that_was_not_quantised_names_the_command(name: str) -> None:
     assert "offramp calibrate MODEL --precision int8" in refused(name, subject("int8"), ArtifactError)
+
+
+def test_other_families_are_refused_in_native() -> None:
+    net = lookup("network", "resnet-cifar-small", "nets", "VARIANTS").build().eval()
+    asked = Subject(net, "cafe" * 16, "fp32", 1, torch.device("cpu"))
+    assert "runs networks of the family msdnet, not of resnet; take" in refused("native", asked, ConfigError)
 
 
 def test_bf16_in_openvino_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,11 @@ def need_onnx() -> None:
             )
 
 
+def fixed_nodes(whole: "ModelProto") -> list["NodeProto"]:
+    """Those that do not depend on the images, in order."""
+    return [whole.graph.node[place] for place in sorted(_fixed(whole))]
+
+
 def cut_stages(whole: "ModelProto", num_exits: int) -> list[Piece]:
     """The graph of each stage, (K,)."""
     fixed = _fixed(whole)

@@ -8,7 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = {"onnx": "onnxruntime"}
+_PACKAGES = {"onnx": "onnxruntime", "native": "offramp-runtime"}
 """Distributions whose name is not the runtime's."""
 
 

@@ -41,7 +41,11 @@ class _AllExits(nn.Module):
 
 
 def write_graphs(
-    net: MultiExitNet, folder: Path, precision: Precision = "fp32", int8_graph: Path | None = None
+    net: MultiExitNet,
+    folder: Path,
+    precision: Precision = "fp32",
+    int8_graph: Path | None = None,
+    align: int | None = None,
 ) -> None:
     """Write ``stage-k.onnx``, ``direct-k.onnx`` and their weights; float32, any number of images of the network's size.
 
@@ -50,6 +54,7 @@ def write_graphs(
         folder: an empty one.
         precision: that they will be computed in.
         int8_graph: for int8 the quantised graph of all exits, to be cut instead of that of ``net``.
+        align: what channels are padded to a multiple of, except in ``int8_graph``; by default :func:`alignment`.
 
     Raises:
         MissingExtraError: the packages for it are not installed.
@@ -63,7 +68,8 @@ def write_graphs(
             )
         whole = graph.read(int8_graph)
     else:
-        whole = whole_graph(net, bounds=precision == "fp32", align=alignment(precision))
+        align = alignment(precision) if align is None else align
+        whole = whole_graph(net, bounds=precision == "fp32", align=align)
     write_cut(whole, net.num_exits, folder)
 
 

@@ -19,13 +19,19 @@ def _open(subject: Subject) -> ExportedRuntime:
     return ExportedRuntime(open_stages(folder, subject.net.num_exits, threads=subject.threads))
 
 
-def graphs_of(subject: Subject) -> Path:
-    """The folder of the network's portable graphs, written when first asked for."""
+def graphs_of(subject: Subject, align: int | None = None) -> Path:
+    """The folder of the network's portable graphs, written when first asked for.
+
+    Args:
+        subject: whose graphs.
+        align: what channels are padded to a multiple of; by default what suits the runtimes that keep them in blocks.
+    """
+    align = alignment(subject.precision) if align is None else align
     belongs_to = {
         "net": subject.net.config.to_json() | {"family": subject.net.config.family},
         "weights": subject.digest,
         "precision": subject.precision,
-        "align": alignment(subject.precision),
+        "align": align,
         "bounds": subject.precision == "fp32",
         "offramp": __version__,
         "torch": version_of("torch"),
@@ -34,20 +40,20 @@ def graphs_of(subject: Subject) -> Path:
     return cached(
         "graphs",
         belongs_to,
-        lambda folder: write_graphs(subject.net, folder, subject.precision, subject.int8_graph),
+        lambda folder: write_graphs(subject.net, folder, subject.precision, subject.int8_graph, align),
     )
 
 
 def _why_not(subject: Subject) -> OfframpError | None:
-    return missing(("onnx", "onnxruntime", "onnxscript"), "onnx") or needs_cpu("onnx", subject)
+    return missing("onnx", ("onnx", "onnxruntime", "onnxscript"), "onnx") or needs_cpu("onnx", subject)
 
 
-def missing(packages: tuple[str, ...], extra: str) -> MissingExtraError | None:
-    """What to raise where one of the packages of an extra is not installed."""
+def missing(name: str, packages: tuple[str, ...], extra: str) -> MissingExtraError | None:
+    """What to raise where one of the packages that a runtime takes from an extra is not installed."""
     for package in packages:
         if find_spec(package) is None:
             return MissingExtraError(
-                f"runtime '{extra}' needs {package}, which is not installed; install it: pip install 'offramp[{extra}]'"
+                f"runtime '{name}' needs {package}, which is not installed; install it: pip install 'offramp[{extra}]'"
             )
     return None
 

@@ -22,7 +22,7 @@ def _why_not(subject: Subject) -> OfframpError | None:
         return ConfigError(
             "precision bf16 in OpenVINO needs a CPU with avx512_bf16 or amx_bf16, which this one lacks; take fp32 or int8"
         )
-    return missing(("openvino", "onnx", "onnxscript"), "openvino") or needs_cpu("openvino", subject)
+    return missing("openvino", ("openvino", "onnx", "onnxscript"), "openvino") or needs_cpu("openvino", subject)
 
 
 RUNTIMES = {"openvino": RuntimeSpec(("fp32", "bf16", "int8"), _open, _why_not)}

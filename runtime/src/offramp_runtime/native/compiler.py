@@ -1,0 +1,67 @@
+"""Compiling C on this machine."""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from offramp_runtime.errors import ConfigError
+from offramp_runtime.machine import cpu_features
+from offramp_runtime.native.blocks import Vectors
+from offramp_runtime.precision import Precision
+
+_ARM = ("aarch64", "arm64")
+
+
+def why_not(precision: Precision) -> ConfigError | None:
+    """What to raise where nothing can be compiled here, or not for this precision."""
+    if precision == "bf16" and "avx512_bf16" not in cpu_features():
+        return ConfigError(
+            "precision bf16 in runtime 'native' needs a CPU with avx512_bf16, which this one lacks; take fp32"
+        )
+    if _compiler() is not None:
+        return None
+    named = os.environ.get("CC")
+    looked = f"CC names {named}, which is not there" if named else "there is neither cc, gcc nor clang"
+    return ConfigError(
+        f"runtime 'native' needs a C compiler, and {looked}; install gcc or clang, or take another runtime"
+    )
+
+
+def _compiler() -> str | None:
+    """``$CC``, or what the system has."""
+    named = os.environ.get("CC")
+    return next(
+        (found for name in ([named] if named else ["cc", "gcc", "clang"]) if (found := shutil.which(name))), None
+    )
+
+
+def vectors(precision: Precision) -> Vectors:
+    """Of this CPU; a few registers are left to the compiler, which otherwise moves sums in and out of memory."""
+    if precision == "bf16":
+        return Vectors(16, 28, packed=2)
+    if platform.machine() in _ARM:
+        return Vectors(4, 28)
+    if "avx512f" in cpu_features():
+        return Vectors(16, 28)
+    return Vectors(8, 15) if {"avx2", "fma"} <= cpu_features() else Vectors(4, 15)
+
+
+def compile_library(text: str, library: Path) -> None:
+    """Make a shared library of C.
+
+    Raises:
+        ConfigError: there is no compiler, or it does not take what GCC and Clang take.
+    """
+    compiler = _compiler()
+    if compiler is None:
+        raise ConfigError("runtime 'native' needs a C compiler; install gcc or clang, or take another runtime")
+    source = library.with_suffix(".c")
+    source.write_text(text)
+    own = "-mcpu=native" if platform.machine() in _ARM else "-march=native"
+    command = [compiler, "-O3", own, "-shared", "-fPIC", "-o", str(library), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        raise ConfigError(f"{compiler} cannot compile what runtime 'native' made ({first}); name another in CC")

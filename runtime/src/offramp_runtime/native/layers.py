@@ -1,0 +1,226 @@
+"""What a graph computes, read as a list of layers that maps pass through."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_runtime import graph
+from offramp_runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+Shape: TypeAlias = tuple[int, int, int]
+"""Channels, height, width."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A convolution over a border of zeros, or a linear layer on maps of one pixel."""
+
+    source: str
+    sink: str
+    weight: NDArray[np.float32]
+    """(out, in, size, size)."""
+    bias: NDArray[np.float32]
+    """(out,)."""
+    stride: int
+    relu: bool
+
+    @property
+    def size(self) -> int:
+        """Of its window."""
+        return int(self.weight.shape[2])
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """The largest of every window of values that are not negative, over a border of zeros."""
+
+    source: str
+    sink: str
+    size: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Of every channel."""
+
+    source: str
+    sink: str
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Maps one behind the other."""
+
+    sources: tuple[str, ...]
+    sink: str
+
+
+Layer: TypeAlias = Conv | MaxPool | Mean | Concat
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Layers in an order in which they can run."""
+
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, Shape]
+    """Of every map."""
+    stages: Mapping[str, int]
+    """Which stage gives a map; the images are there before stage 0."""
+    ways: tuple[frozenset[str], ...]
+    """What is needed straight to each exit, (K,)."""
+
+    @property
+    def num_exits(self) -> int:
+        """K."""
+        return len(self.ways)
+
+
+def sources(layer: Layer) -> tuple[str, ...]:
+    """The maps it reads."""
+    return layer.sources if isinstance(layer, Concat) else (layer.source,)
+
+
+def read_network(whole: "ModelProto", num_exits: int) -> Network:
+    """The layers of a graph of all exits.
+
+    Raises:
+        ConfigError: it does something that is not known here.
+    """
+    found = _Reader(whole)
+    made = [layer.sink for layer in found.layers]
+    stages = {graph.IMAGES: -1}
+    for k, piece in enumerate(graph.cut_stages(whole, num_exits)):
+        given = {name for node in piece.model.graph.node for name in node.output}
+        stages |= {name: k for name in made if name in given}
+    ways = []
+    for k in range(num_exits):
+        given = {name for node in graph.cut_direct(whole, k).model.graph.node for name in node.output}
+        ways.append(frozenset(name for name in made if name in given))
+    return Network(tuple(found.layers), found.shapes, stages, tuple(ways))
+
+
+class _Reader:
+    """Goes through the nodes once."""
+
+    def __init__(self, whole: "ModelProto") -> None:
+        self.layers: list[Layer] = []
+        dims = whole.graph.input[0].type.tensor_type.shape.dim
+        channels, height, width = (dim.dim_value for dim in dims[1:])
+        self.shapes: dict[str, Shape] = {graph.IMAGES: (channels, height, width)}
+        self._constants = _constants(whole)
+        self._nodes = [node for node in whole.graph.node if not set(node.output) <= self._constants.keys()]
+        self._readers = Counter(name for node in self._nodes for name in node.input)
+        self._not_negative: set[str] = set()
+        relus = {node.input[0]: node.output[0] for node in self._nodes if node.op_type == "Relu"}
+        self._relus = {name: after for name, after in relus.items() if self._readers[name] == 1}
+        """What a ReLU right behind a layer gives, where nobody else reads the layer."""
+        for node in self._nodes:
+            self._add(node)
+
+    def _add(self, node: "NodeProto") -> None:
+        if node.op_type == "Relu" and node.input[0] in self._relus:
+            return  # part of the layer before it
+        given = _attributes(node)
+        match node.op_type:
+            case "Conv":
+                self._conv(node, given)
+            case "Gemm":
+                self._gemm(node, given)
+            case "MaxPool":
+                self._max_pool(node, given)
+            case "ReduceMean":
+                self._mean(node)
+            case "Concat":
+                self._concat(node)
+            case _:
+                raise _unknown(node, given)
+
+    def _conv(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        weight, bias = self._parameters(node, given)
+        size, stride = weight.shape[2], given["strides"][0]
+        plain = given["group"] == 1 and set(given["dilations"]) == {1} and weight.shape[2] == weight.shape[3]
+        if not (plain and size % 2 and set(given["pads"]) == {size // 2} and given["strides"] in ([1, 1], [2, 2])):
+            raise _unknown(node, given)
+        sink = self._relus.get(node.output[0], node.output[0])
+        self._keep_conv(Conv(node.input[0], sink, weight, bias, stride, sink != node.output[0]))
+
+    def _gemm(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        weight, bias = self._parameters(node, given)
+        if (given["alpha"], given["beta"], given["transA"], given["transB"]) != (1, 1, 0, 1):
+            raise _unknown(node, given)
+        self._keep_conv(Conv(node.input[0], node.output[0], weight[:, :, None, None], bias, 1, relu=False))
+
+    def _parameters(self, node: "NodeProto", given: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Weight and bias."""
+        if len(node.input) != 3 or not self._constants.keys() >= set(node.input[1:]):
+            raise _unknown(node, given)
+        return self._constants[node.input[1]], self._constants[node.input[2]]
+
+    def _keep_conv(self, conv: Conv) -> None:
+        _, height, width = self.shapes[conv.source]
+        self.shapes[conv.sink] = (len(conv.weight), _fewer(height, conv.stride), _fewer(width, conv.stride))
+        if conv.relu:
+            self._not_negative.add(conv.sink)
+        self.layers.append(conv)
+
+    def _max_pool(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        size, stride = given["kernel_shape"][0], given["strides"][0]
+        plain = set(given["dilations"]) == {1} and not given["ceil_mode"] and set(given["pads"]) == {size // 2}
+        square = set(given["kernel_shape"]) == {size} and set(given["strides"]) == {stride}
+        if not (plain and square and size % 2 and stride == 2 and node.input[0] in self._not_negative):
+            raise _unknown(node, given)
+        channels, height, width = self.shapes[node.input[0]]
+        self.shapes[node.output[0]] = (channels, _fewer(height, stride), _fewer(width, stride))
+        self._not_negative.add(node.output[0])
+        self.layers.append(MaxPool(node.input[0], node.output[0], size, stride))
+
+    def _mean(self, node: "NodeProto") -> None:
+        axes = [axis % 4 for axis in self._constants[node.input[1]].tolist()]
+        if sorted(axes) != [2, 3]:
+            raise _unknown(node, {"axes": axes})
+        self.shapes[node.output[0]] = (self.shapes[node.input[0]][0], 1, 1)
+        self.layers.append(Mean(node.input[0], node.output[0]))
+
+    def _concat(self, node: "NodeProto") -> None:
+        shapes = [self.shapes[name] for name in node.input]
+        self.shapes[node.output[0]] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        self.layers.append(Concat(tuple(node.input), node.output[0]))
+
+
+def _constants(whole: "ModelProto") -> dict[str, NDArray[Any]]:
+    """Everything that does not depend on the images, by name."""
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    constants = {constant.name: onnx.numpy_helper.to_array(constant) for constant in whole.graph.initializer}
+    fixed = graph.fixed_nodes(whole)
+    names = [name for node in fixed for name in node.output]
+    outputs = [onnx.ValueInfoProto(name=name) for name in names]
+    held = onnx.helper.make_graph(fixed, "constants", [], outputs, list(whole.graph.initializer))
+    model = onnx.helper.make_model(held, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    return constants | dict(zip(names, ReferenceEvaluator(model).run(None, {}), strict=True))
+
+
+def _attributes(node: "NodeProto") -> dict[str, Any]:
+    import onnx
+
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _fewer(side: int, stride: int) -> int:
+    """Pixels that a window over a border of half its size gives."""
+    return -(-side // stride)
+
+
+def _unknown(node: "NodeProto", given: Mapping[str, object]) -> ConfigError:
+    facts = ", ".join(f"{name} {value}" for name, value in sorted(given.items()))
+    return ConfigError(f"runtime 'native' cannot compute {node.op_type} ({facts}); take 'onnx' or 'openvino'")

@@ -1,0 +1,277 @@
+"""The stages of one network in a library made for it."""
+
+import ctypes
+import hashlib
+import json
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offramp_runtime import graph
+from offramp_runtime.cache import cached, unusable
+from offramp_runtime.cancellation import Cancellation
+from offramp_runtime.errors import ConfigError
+from offramp_runtime.machine import cpu_features, cpu_name
+from offramp_runtime.native.blocks import Vectors
+from offramp_runtime.native.code import write_code
+from offramp_runtime.native.compiler import compile_library, vectors, why_not
+from offramp_runtime.native.layers import Network, read_network
+from offramp_runtime.native.placing import place
+from offramp_runtime.precision import Precision
+from offramp_runtime.stages import check_exit
+
+_LIBRARY, _WEIGHTS, _FACTS = "stages.so", "weights.bin", "facts.json"
+_KEPT_BYTES = 2**28
+"""Of memories for the next runs, together."""
+_CACHE_LINE = 64
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+class _Memory:
+    """Room for some images; whatever is no pixel is zero and stays so."""
+
+    __slots__ = ("floats", "lock")
+
+    def __init__(self, images: int, floats: int) -> None:
+        self.floats = _zeros(images * floats).reshape(images, floats)
+        self.lock = threading.Lock()
+        """Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit."""
+
+
+class _Held:
+    """A memory that is free again when no state refers to it any more."""
+
+    __slots__ = ("free", "memory")
+
+    def __init__(self, memory: _Memory, free: deque[_Memory]) -> None:
+        self.memory, self.free = memory, free
+
+    def __del__(self) -> None:
+        self.free.append(self.memory)
+        excess = sum(memory.floats.nbytes for memory in tuple(self.free)) - _KEPT_BYTES
+        while excess > 0:
+            try:
+                excess -= self.free.popleft().floats.nbytes
+            except IndexError:  # other threads were faster
+                return
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class State:
+    """Samples between two stages."""
+
+    done: int
+    """Stages that have run."""
+    samples: int
+    held: _Held
+
+
+class NativeStages:
+    """The stages of one network.
+
+    Args:
+        folder: with the library, its weights and what must be known of them.
+        threads: that compute one call.
+    """
+
+    def __init__(self, folder: Path, *, threads: int) -> None:
+        facts = json.loads((folder / _FACTS).read_text())
+        self._num_exits, self._classes = facts["exits"], facts["classes"]
+        self._image_shape = tuple(facts["image"])
+        self._floats, self._scratch = facts["memory"], facts["scratch"]
+        self._alive = [np.array(spans, np.int64).reshape(-1, 2) for spans in facts["alive"]]
+        stored = np.fromfile(folder / _WEIGHTS, np.float32)
+        if len(stored) != facts["weights"]:
+            raise ValueError(f"{len(stored)} weights instead of {facts['weights']}")
+        self._weights = _zeros(len(stored))
+        self._weights[:] = stored
+        self._library = ctypes.CDLL(str(folder / _LIBRARY))
+        self._library.open_pool.restype = ctypes.c_void_p
+        self._pool = ctypes.c_void_p(self._library.open_pool(ctypes.c_long(threads)))
+        weakref.finalize(self, self._library.close_pool, self._pool)
+        self._threads = threads
+        self._free: deque[_Memory] = deque()
+        self._idle: deque[Floats] = deque()
+
+    @property
+    def num_exits(self) -> int:
+        """K."""
+        return int(self._num_exits)
+
+    def start(self, images: Floats) -> State:
+        """State before stage 0, for normalised images (N, C, H, W), which are copied.
+
+        Raises:
+            ConfigError: images of another size.
+        """
+        if images.shape[1:] != self._image_shape:
+            raise ConfigError(
+                f"images of {' x '.join(map(str, images.shape[1:]))}: runtime 'native' was made for "
+                f"{' x '.join(map(str, self._image_shape))}; resize them, or take 'eager'"
+            )
+        held = self._room(len(images))
+        given = np.ascontiguousarray(images, np.float32)
+        self._library.begin(_at(given), _at(held.memory.floats), ctypes.c_long(len(given)))
+        return State(0, len(images), held)
+
+    def step(self, k: int, state: State) -> tuple[State, Floats]:
+        """Run stage k; returns the next state and the logits (N, C) of exit k."""
+        done = self._step(k, state, np.zeros(1, np.int32))
+        assert done is not None
+        return done
+
+    def step_unless(self, cancelled: Cancellation, k: int, state: State) -> tuple[State, Floats] | None:
+        """:meth:`step`, or None when ``cancelled`` was set before the stage was done."""
+        stop = np.zeros(1, np.int32)
+        cancelled.attach(lambda: stop.fill(1))
+        return self._step(k, state, stop)
+
+    def take(self, state: State, rows: NDArray[np.int64]) -> State:
+        """The state of the samples ``rows`` (M,), in that order."""
+        taken = self._room(len(rows))
+        self._move(state, np.ascontiguousarray(rows, np.int64), taken.memory.floats)
+        return State(state.done, len(rows), taken)
+
+    def join(self, states: Sequence[State]) -> State:
+        """The state of all samples of several states, one after the other."""
+        samples = sum(state.samples for state in states)
+        whole, first = self._room(samples), 0
+        for state in states:
+            self._move(state, np.arange(state.samples), whole.memory.floats[first:])
+            first += state.samples
+        return State(states[0].done, samples, whole)
+
+    def direct(self, k: int, images: Floats) -> Floats:
+        """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
+        check_exit(k, self.num_exits)
+        logits = self._run(self.num_exits + k, self.start(images), np.zeros(1, np.int32))
+        assert logits is not None
+        return logits
+
+    def _step(self, k: int, state: State, stop: NDArray[np.int32]) -> tuple[State, Floats] | None:
+        if k != state.done:
+            raise ConfigError(f"stage {k} of a state behind {state.done} stages: run stage {state.done} next")
+        logits = self._run(k, state, stop)
+        return None if logits is None else (State(k + 1, state.samples, state.held), logits)
+
+    def _run(self, which: int, state: State, stop: NDArray[np.int32]) -> Floats | None:
+        logits = np.empty((state.samples, self._classes), np.float32)
+        try:
+            scratch = self._idle.pop()
+        except IndexError:
+            scratch = _zeros(self._threads * self._scratch)
+        with state.held.memory.lock:
+            stopped = self._library.run(
+                self._pool,
+                ctypes.c_long(which),
+                _at(state.held.memory.floats),
+                _at(scratch),
+                _at(logits),
+                _at(self._weights),
+                ctypes.c_long(state.samples),
+                _at(stop),
+            )
+        self._idle.append(scratch)
+        return None if stopped else logits
+
+    def _move(self, state: State, rows: NDArray[np.int64], to: Floats) -> None:
+        spans = self._alive[state.done]
+        memory = state.held.memory
+        with memory.lock:
+            self._library.take(
+                _at(memory.floats),
+                _at(to),
+                _at(rows),
+                ctypes.c_long(len(rows)),
+                _at(spans),
+                ctypes.c_long(len(spans)),
+            )
+
+    def _room(self, images: int) -> _Held:
+        for memory in tuple(self._free):
+            if images <= len(memory.floats) <= 2 * images:
+                with suppress(ValueError):  # another thread was faster
+                    self._free.remove(memory)
+                    return _Held(memory, self._free)
+        return _Held(_Memory(images, self._floats), self._free)
+
+
+def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precision) -> NativeStages:
+    """The stages of a bundle's folder of ONNX graphs; at the first start on this CPU they are compiled, which is kept.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        ConfigError: no compiler, no bf16 on this CPU, or a network with something that is not known here.
+        ArtifactError: the cache cannot be written.
+    """
+    if (reason := why_not(precision)) is not None:
+        raise reason
+    of_cpu = vectors(precision)
+    sources = [folder / f"stage-{k}.onnx" for k in range(num_exits)]
+    digest = hashlib.sha256()
+    for path in (*sources, folder / graph.WEIGHTS):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    belongs_to = {
+        "graphs": digest.hexdigest(),
+        "code": _digest_of_code(),
+        "precision": precision,
+        "cpu": [cpu_name(), sorted(cpu_features())],
+    }
+    ready = cached("native", belongs_to, lambda unfinished: _make(sources, of_cpu, unfinished))
+    try:
+        return NativeStages(ready, threads=threads)
+    except (OSError, ValueError, KeyError) as error:
+        raise unusable(ready, error) from None
+
+
+def _digest_of_code() -> str:
+    """Of this package, which is what a library is made by."""
+    files = sorted(Path(__file__).parent.glob("*.[pc]*"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()
+
+
+def _make(sources: Sequence[Path], of_cpu: Vectors, folder: Path) -> None:
+    build(read_network(graph.join_stages([graph.read(path) for path in sources]), len(sources)), of_cpu, folder)
+
+
+def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
+    """Fill a folder with what :class:`NativeStages` opens.
+
+    Raises:
+        ConfigError: the network cannot be laid out, or the compiler fails.
+    """
+    layout = place(network, of_cpu)
+    code = write_code(network, layout, of_cpu)
+    compile_library(code.text, folder / _LIBRARY)
+    code.weights.tofile(folder / _WEIGHTS)
+    facts = {
+        "exits": network.num_exits,
+        "classes": network.shapes[graph.logits_name(0)][0],
+        "image": network.shapes[graph.IMAGES],
+        "weights": len(code.weights),
+        "scratch": layout.scratch,
+        "memory": layout.memory,
+        "alive": [[(span.start, span.count) for span in spans] for spans in layout.alive],
+    }
+    (folder / _FACTS).write_text(json.dumps(facts))
+
+
+def _zeros(count: int) -> Floats:
+    """Beginning at a cache line."""
+    memory = np.zeros(4 * count + _CACHE_LINE, np.uint8)
+    first = -memory.ctypes.data % _CACHE_LINE
+    floats: Floats = memory[first : first + 4 * count].view(np.float32)
+    return floats
+
+
+def _at(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

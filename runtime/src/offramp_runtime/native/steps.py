@@ -1,0 +1,103 @@
+"""What to compute one after the other."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offramp_runtime.native.layers import Concat, Conv, Layer, MaxPool, Mean, Network, Shape
+from offramp_runtime.native.planes import Plane, round_up
+
+_WORTH = 1.03
+"""How much longer as many products take with vectors of channels: each is loaded from the weights (on a Zen 4)."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Every channel of a map as four of half its size: even and odd rows, and of each even and odd columns."""
+
+    source: str
+    sink: str
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One thing to compute."""
+
+    does: Conv | MaxPool | Mean | Split
+    source: str
+    """The map it reads: that of the layer, or the same split."""
+    users: frozenset[str]
+    """The maps of the network it is needed for."""
+    over_pixels: bool = True
+    """Whether a vector holds pixels of one channel, or channels of one pixel."""
+
+    @property
+    def sink(self) -> str:
+        """The map it gives."""
+        return self.does.sink
+
+
+def in_order(network: Network, lanes: int) -> list[Step]:
+    """The layers that compute something, and splits before the first that reads them in its stage."""
+    steps: list[Step] = []
+    splits = _splits(network, lanes)
+    begun: set[str] = set()
+    for layer in network.layers:
+        if isinstance(layer, Concat):
+            continue
+        source = layer.source
+        if _reads_split(network, layer, lanes):
+            source = _split_name(network, layer)
+            if source not in begun:
+                begun.add(source)
+                steps.append(Step(Split(layer.source, source), layer.source, frozenset(splits[source])))
+        steps.append(Step(layer, source, frozenset({layer.sink}), _over_pixels(network, layer, lanes)))
+    return steps
+
+
+def shapes_of(network: Network, steps: list[Step], packed: int) -> dict[str, Shape]:
+    """Of all maps, splits among them, whose planes hold as many channels as those they are made of."""
+    shapes = dict(network.shapes)
+    for step in steps:
+        if isinstance(step.does, Split):
+            channels, height, width = shapes[step.does.source]
+            shapes[step.sink] = (4 * round_up(channels, packed), -(-height // 2), -(-width // 2))
+    return shapes
+
+
+def borders(steps: list[Step], shapes: Mapping[str, Shape]) -> dict[tuple[int, int], int]:
+    """The widest border that is read around maps of each size."""
+    widest: dict[tuple[int, int], int] = {}
+    for step in steps:
+        if isinstance(step.does, Conv | MaxPool):
+            half, size = step.does.size // 2, shapes[step.source][1:]
+            needed = -(-half // 2) if step.does.stride == 2 and step.over_pixels else half
+            widest[size] = max(widest.get(size, 0), needed)
+    return widest
+
+
+def _splits(network: Network, lanes: int) -> dict[str, set[str]]:
+    """Their names, and the maps they are needed for."""
+    users: dict[str, set[str]] = {}
+    for layer in network.layers:
+        if not isinstance(layer, Concat) and _reads_split(network, layer, lanes):
+            users.setdefault(_split_name(network, layer), set()).add(layer.sink)
+    return users
+
+
+def _split_name(network: Network, layer: Conv | MaxPool | Mean) -> str:
+    return f"{layer.source} split for stage {network.stages[layer.sink]}"
+
+
+def _reads_split(network: Network, layer: Layer, lanes: int) -> bool:
+    """A vector of pixels holds neighbours, which a window that moves by two does not read."""
+    return isinstance(layer, Conv | MaxPool) and layer.stride == 2 and _over_pixels(network, layer, lanes)
+
+
+def _over_pixels(network: Network, layer: Layer, lanes: int) -> bool:
+    """Whether that wastes less of the vectors than channels would."""
+    if not isinstance(layer, Conv):
+        return True
+    channels, height, width = network.shapes[layer.sink]
+    of_pixels = Plane(height, width, 1, lanes).vectors * lanes * channels
+    of_channels = height * width * round_up(channels, lanes)
+    return of_pixels <= _WORTH * of_channels

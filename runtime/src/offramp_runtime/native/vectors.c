@@ -1,0 +1,144 @@
+/* Vectors of 32-bit words, as GCC and Clang have them for every CPU. A word is a float, or with PACKED 2 two channels in
+   bfloat16, the first in the lower half; sums are floats always. */
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#if PACKED == 2
+#include <immintrin.h>
+#endif
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef float anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t bits __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef int32_t bits_anywhere __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int16_t halves __attribute__((vector_size(4 * LANES)));
+
+/* A step of the network; threads compute a part each. */
+typedef void step(float *memory, float *scratch, float *logits, const float *weights, long part, long parts);
+
+static inline vector load(const float *from) { return *(const anywhere *)from; }
+
+static inline void store(float *to, vector values) { *(anywhere *)to = values; }
+
+static inline vector all(const float *word) {
+    int32_t same;
+    memcpy(&same, word, 4);
+    return (vector)(same - (bits){});
+}
+
+/* What is no number stays none. */
+static inline vector relu(vector x) { return (vector)((bits)x & ~(x < (vector){})); }
+
+/* Zero where there is no pixel. */
+static inline vector only(vector x, const int32_t *pixels) {
+    return (vector)((bits)x & *(const bits_anywhere *)pixels);
+}
+
+#if PACKED == 1
+
+static inline vector plus(vector sum, vector x, vector y) { return sum + x * y; }
+
+static inline float word(const float *channels) { return *channels; }
+
+static inline vector larger(vector x, vector y) {
+    bits first = x > y;
+    return (vector)(((bits)x & first) | ((bits)y & ~first));
+}
+
+static inline void add_channels(vector *sums, vector x) { sums[0] += x; }
+
+#else
+
+static inline vector plus(vector sum, vector x, vector y) {
+    return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
+}
+
+/* The upper half is the nearest bfloat16, of two as near the even one. */
+static inline words rounded(vector x) { return (words)x + 0x7fff + (((words)x >> 16) & 1); }
+
+static inline vector pair(vector low, vector high) {
+    return (vector)((rounded(low) >> 16) | (rounded(high) & 0xffff0000));
+}
+
+static inline float word(const float *channels) {
+    uint32_t both[2], whole;
+    memcpy(both, channels, 8);
+    for (int i = 0; i < 2; i++) both[i] += 0x7fff + ((both[i] >> 16) & 1);
+    whole = both[0] >> 16 | (both[1] & 0xffff0000);
+    float found;
+    memcpy(&found, &whole, 4);
+    return found;
+}
+
+/* Of values that are not negative: their bits are in the same order. */
+static inline vector larger(vector x, vector y) {
+    halves first = (halves)x > (halves)y;
+    return (vector)(((halves)x & first) | ((halves)y & ~first));
+}
+
+static inline void add_channels(vector *sums, vector x) {
+    sums[0] += (vector)((words)x << 16);
+    sums[1] += (vector)((words)x & 0xffff0000);
+}
+
+#endif
+
+/* The channels of a vector of sums to words of so many planes. */
+static inline void scatter(float *out, vector sums, long pitch, long channels) {
+    float found[LANES];
+    store(found, sums);
+    for (long c = 0; c < LANES && c < channels; c += PACKED) out[c / PACKED * pitch] = word(found + c);
+}
+
+static inline void scatter_floats(float *out, vector sums, long channels) {
+    float found[LANES];
+    store(found, sums);
+    for (long c = 0; c < LANES && c < channels; c++) out[c] = found[c];
+}
+
+/* Of the pixels of a plane; zeros between rows add nothing. */
+static inline void mean_of_plane(const float *in, float *out, long vectors, long pixels) {
+    vector sums[PACKED] = {};
+    for (long p = 0; p < vectors * LANES; p += LANES) add_channels(sums, load(in + p));
+    float means[PACKED];
+    for (int c = 0; c < PACKED; c++) {
+        float found[LANES], sum = 0;
+        store(found, sums[c]);
+        for (int l = 0; l < LANES; l++) sum += found[l];
+        means[c] = sum / pixels;
+    }
+    *out = word(means);
+}
+
+/* Rows and columns of a plane by parity, as four planes; what is missing of the odd ones is zero. */
+static inline void split_plane(const float *in, float *out, long height, long width, long row, long half_row, long pitch) {
+    for (long y = 0; y < height; y++) {
+        const float *from = in + y * row;
+        float *even = out + y % 2 * 2 * pitch + y / 2 * half_row, *odd = even + pitch;
+        for (long x = 0; x < width / 2; x++) {
+            even[x] = from[2 * x];
+            odd[x] = from[2 * x + 1];
+        }
+        if (width % 2) {
+            even[width / 2] = from[width - 1];
+            odd[width / 2] = 0;
+        }
+    }
+    if (height % 2)
+        for (long phase = 2; phase < 4; phase++)
+            memset(out + phase * pitch + height / 2 * half_row, 0, 4 * ((width + 1) / 2));
+}
+
+/* The largest of every window of a split plane. */
+static inline void max_of_plane(const float *in, float *out, const int32_t *pixels, long vectors, const long *taps, long count) {
+    for (long p = 0; p < vectors * LANES; p += LANES) {
+        vector most = load(in + p + taps[0]);
+        for (long t = 1; t < count; t++) most = larger(most, load(in + p + taps[t]));
+        store(out + p, only(most, pixels + p));
+    }
+}

@@ -1,0 +1,24 @@
+"""Weights as the words they are multiplied in."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def pack(weight: NDArray[np.float32], packed: int) -> NDArray[np.float32]:
+    """Words that look like floats, (out, in / packed, size, size).
+
+    Args:
+        weight: (out, in, size, size).
+        packed: input channels of a word; with 2 they are bfloat16, the first in the lower half.
+    """
+    if packed == 1:
+        return weight
+    even = np.pad(weight, [(0, 0), (0, weight.shape[1] % 2), *[(0, 0)] * (weight.ndim - 2)])
+    halves = _bfloat16(even)
+    return (halves[:, ::2] | halves[:, 1::2] << 16).view(np.float32)
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """The upper halves of the nearest ones, of two as near the even one."""
+    whole = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return np.asarray((whole + 0x7FFF + ((whole >> 16) & 1)) >> 16, np.uint32)

@@ -1,0 +1,179 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bundles import run_all
+from networks_of_c import Window, network_of, run_in_torch, stages_of
+from offramp_runtime.errors import ConfigError
+from offramp_runtime.machine import cpu_features
+from offramp_runtime.native import compiler
+from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
+from offramp_runtime.native.layers import Concat, Network, Shape
+from offramp_runtime.native.placing import join, place
+from offramp_runtime.native.planes import Plane
+from offramp_runtime.native.words import pack
+
+FLOATS = Vectors(8, 15)
+PAIRS = Vectors(16, 28, packed=2)
+IMAGES = st.tuples(st.integers(1, 5), st.integers(1, 21), st.integers(1, 21))
+WINDOWS = st.one_of(
+    st.builds(
+        Window, st.integers(1, 37), st.sampled_from([1, 3, 5, 7]), st.integers(1, 2), st.booleans(), st.booleans()
+    ),
+    st.just(Window(0, 3, 2)),
+)
+STAGES = st.lists(st.lists(WINDOWS, min_size=1, max_size=3), min_size=1, max_size=3)
+DENSE = ([Window(6, 3, 1, joined=True), Window(4, 3, 1, joined=True)], [Window(8, 1, 1, joined=True), Window(12, 3, 2)])
+POOLED = ([Window(20, 7, 2), Window(0, 3, 2)], [Window(33, 3, 2), Window(40, 3, 2)])
+
+
+def images_of(network: Network, count: int) -> np.ndarray:
+    return np.random.default_rng(count).standard_normal((count, *network.shapes["images"])).astype(np.float32)
+
+
+# Every example is compiled, which takes half a second.
+@settings(max_examples=8)
+@example((3, 32, 32), DENSE, (16, 28), 1)
+@example((3, 45, 31), POOLED, (16, 28), 2)
+@example((1, 8, 8), DENSE, (4, 15), 3)
+@given(IMAGES, STAGES, st.sampled_from([(4, 15), (8, 15), (16, 28)]), st.integers(1, 3))
+def test_layers_of_any_size_in_vectors_of_any_size_are_computed_as_torch_does(
+    tmp_path_factory: pytest.TempPathFactory,
+    image: Shape,
+    windows: list[list[Window]],
+    cpu: tuple[int, int],
+    threads: int,
+) -> None:
+    network = network_of(image, windows)
+    stages = stages_of(network, Vectors(*cpu), tmp_path_factory.mktemp("c") / "made", threads)
+    for count in (1, 5):
+        given_images = images_of(network, count)
+        wanted = run_in_torch(network, given_images)
+        limit = 1e-4 * np.abs(wanted).max()
+        assert np.abs(run_all(stages, given_images) - wanted).max() <= limit
+        for k in range(network.num_exits):
+            assert np.abs(stages.direct(k, given_images) - wanted[k]).max() <= limit
+
+
+@pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
+@pytest.mark.parametrize(("image", "windows"), [((3, 32, 32), DENSE), ((3, 45, 31), POOLED), ((2, 9, 9), DENSE)])
+def test_pairs_of_bfloat16_are_computed_nearly_so(tmp_path: Path, image: Shape, windows: list[list[Window]]) -> None:
+    network = network_of((image[0] + image[0] % 2, *image[1:]) if windows is DENSE else image, windows)
+    given_images = images_of(network, 3)
+    wanted = run_in_torch(network, given_images)
+    found = run_all(stages_of(network, PAIRS, tmp_path / "made"), given_images)
+    assert 1e-6 < np.abs(found - wanted).max() / np.abs(wanted).max() < 3e-2
+
+
+def test_what_is_no_number_is_not_made_one(tmp_path: Path) -> None:
+    network = network_of((1, 6, 6), [[Window(3, 3, 1)]])
+    stages = stages_of(network, FLOATS, tmp_path / "made")
+    given_images = images_of(network, 2)
+    given_images[1, 0, 2, 2] = np.nan
+    _, logits = stages.step(0, stages.start(given_images))
+    assert np.isnan(logits).all(axis=1).tolist() == [False, True]
+    given_images = images_of(network, 2)  # and nothing of it is left in the memory it ran in
+    assert np.allclose(stages.direct(0, given_images), run_in_torch(network, given_images)[0], atol=1e-5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 3), st.sampled_from([4, 8, 16]))
+def test_around_every_pixel_of_a_plane_lie_its_neighbours_and_zeros(
+    height: int, width: int, border: int, lanes: int
+) -> None:
+    plane = Plane(height, width, border, lanes)
+    memory = np.zeros(plane.size(2), int)
+    for channel in range(2):
+        start = plane.lead + channel * plane.pitch
+        there = np.flatnonzero(plane.pixels())
+        assert there.tolist() == [plane.at(y, x) for y in range(height) for x in range(width)]
+        memory[start + there] = channel * height * width + np.arange(1, height * width + 1)
+    assert plane.lead % lanes == plane.pitch % lanes == 0
+    for channel, y, x in itertools.product(range(2), (0, height - 1), (0, width - 1)):
+        for up, left in itertools.product(range(-border, border + 1), repeat=2):
+            inside = 0 <= y + up < height and 0 <= x + left < width
+            value = memory[plane.lead + channel * plane.pitch + plane.at(y + up, x + left)]
+            assert value == (channel * height * width + (y + up) * width + x + left + 1 if inside else 0)
+    assert plane.lead + 2 * plane.pitch - plane.pitch + plane.vectors * lanes <= len(memory)
+
+
+@given(st.integers(1, 200), st.integers(1, 80), st.sampled_from([FLOATS, PAIRS, Vectors(16, 28)]))
+def test_what_a_kernel_adds_up_fits_the_registers(channels: int, columns: int, vectors: Vectors) -> None:
+    channels *= vectors.packed
+    for rows, across in (best_cuts(channels, columns, vectors), best_map_cuts(channels, columns, 3, vectors)):
+        assert rows.size * across.size + across.size + 1 <= vectors.registers
+    rows, across = best_cuts(channels, columns, vectors)
+    assert rows.count == rows.whole * rows.size + rows.rest == channels
+    assert rows.size % vectors.packed == 0
+    assert across.parts * across.size >= columns
+
+
+@given(IMAGES, STAGES)
+def test_maps_that_are_needed_at_once_lie_apart(image: Shape, windows: list[list[Window]]) -> None:
+    network = network_of(image, windows)
+    layout = place(network, FLOATS)
+    roots = {name: home.root for name, home in join(network, 1).items()}
+    used: dict[str, list[int]] = {}
+    for number, step in enumerate(layout.steps):
+        for name in (step.source, step.sink):
+            used.setdefault(name, []).append(number)
+    for one, other in itertools.combinations(used, 2):
+        a, b = layout.places[one], layout.places[other]
+        if a.area != b.area or roots.get(one, one) == roots.get(other, other) or a.area == "logits":
+            continue
+        at_once = min(used[one]) <= max(used[other]) and min(used[other]) <= max(used[one])
+        apart = a.start + a.planes * a.plane.pitch <= b.start or b.start + b.planes * b.plane.pitch <= a.start
+        assert apart or (a.area == "scratch" and not at_once)
+    for place_of in layout.places.values():
+        size = {"memory": layout.memory, "scratch": layout.scratch, "logits": 1}[place_of.area]
+        assert place_of.area == "logits" or place_of.start + place_of.planes * place_of.plane.pitch <= size
+
+
+def test_a_dense_network_is_joined_without_moving_anything() -> None:
+    network = network_of((3, 8, 8), DENSE)
+    layout = place(network, FLOATS)
+    assert not any(isinstance(step.does, Concat) for step in layout.steps)
+    starts = [layout.places[name].start for name in ("images", "0.0", "0.1", "1.0")]
+    pitch = layout.places["images"].plane.pitch
+    assert np.diff(starts).tolist() == [3 * pitch, 6 * pitch, 4 * pitch]
+
+
+def test_a_map_that_belongs_in_two_places_is_refused() -> None:
+    network = network_of((3, 8, 8), [[Window(4, 1, 1), Window(4, 1, 1)]])
+    twice = (*network.layers, Concat(("0.0", "0.1"), "a"), Concat(("0.1", "0.0"), "b"))
+    shapes = {**network.shapes, "a": (8, 8, 8), "b": (8, 8, 8)}
+    with pytest.raises(ConfigError, match=r"cannot lay out map 0\.[01], which belongs in two places; take 'onnx'"):
+        join(Network(twice, shapes, network.stages, network.ways), 1)
+
+
+def test_channels_that_would_share_a_word_with_those_of_another_map_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"packs 2 channels, and 1.0 comes after 13; take precision fp32"):
+        place(network_of((3, 8, 8), DENSE), PAIRS)
+
+
+def test_weights_are_packed_as_the_nearest_pairs() -> None:
+    weight = np.array([1.0, -2.5, 1 + 2**-8, 1 + 3 * 2**-8, 7.0], np.float32).reshape(1, 5, 1, 1)
+    words = pack(weight, 2).view(np.uint32).ravel()
+    halves = np.stack([words & 0xFFFF, words >> 16], 1).ravel().astype(np.uint32) << 16
+    assert halves.view(np.float32).tolist() == [1.0, -2.5, 1.0, 1 + 2**-6, 7.0, 0.0]
+    assert pack(weight, 1) is weight
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "lanes"),
+    [
+        ("x86_64", {"avx2", "fma"}, 8),
+        ("x86_64", {"avx2", "fma", "avx512f"}, 16),
+        ("x86_64", {"sse2"}, 4),
+        ("aarch64", {"asimd"}, 4),
+    ],
+)
+def test_vectors_are_those_of_the_cpu(
+    machine: str, features: set[str], lanes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiler.platform, "machine", lambda: machine)
+    monkeypatch.setattr(compiler, "cpu_features", lambda: frozenset(features))
+    assert compiler.vectors("fp32").lanes == lanes

@@ -1,0 +1,282 @@
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bundles import assert_close, expected, network_input, run_all
+from offramp_runtime import graph
+from offramp_runtime.cancellation import Cancellation
+from offramp_runtime.errors import ArtifactError, ConfigError
+from offramp_runtime.native import compiler, stages
+from offramp_runtime.native.layers import read_network
+from offramp_runtime.native.stages import NativeStages
+
+
+def open_stages(bundle: Path, threads: int = 1) -> NativeStages:
+    return stages.open_stages(bundle, 3, threads=threads, precision="fp32")
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one thread", "two threads"])
+def opened(request: pytest.FixtureRequest, bundle: Path) -> NativeStages:
+    return open_stages(bundle, request.param)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64])
+def test_stages_answer_as_the_network_does(opened: NativeStages, count: int) -> None:
+    given = network_input(count)
+    for _ in range(2):
+        found = run_all(opened, given)
+        assert found.shape == (3, count, 4)
+        assert count == 0 or assert_close(found, expected(given)) is None
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+@pytest.mark.parametrize("k", range(3))
+def test_going_straight_to_an_exit_gives_its_answer(opened: NativeStages, k: int, count: int) -> None:
+    given = network_input(count)
+    assert_close(opened.direct(k, given), expected(given)[k])
+
+
+@pytest.mark.parametrize("k", [-1, 3])
+def test_going_to_an_exit_that_is_not_there_is_refused(opened: NativeStages, k: int) -> None:
+    with pytest.raises(ConfigError, match=f"exit {k}: this network has exits 0 … 2"):
+        opened.direct(k, network_input(1))
+
+
+def test_images_of_another_size_are_refused(opened: NativeStages) -> None:
+    with pytest.raises(
+        ConfigError, match=r"images of 1 x 8 x 16: .* made for 1 x 16 x 16; resize them, or take 'eager'"
+    ):
+        opened.start(np.zeros((1, 1, 8, 16), np.float32))
+
+
+def test_a_stage_out_of_order_is_refused(opened: NativeStages) -> None:
+    state, _ = opened.step(0, opened.start(network_input(1)))
+    for k in (0, 2):
+        with pytest.raises(ConfigError, match=f"stage {k} of a state behind 1 stages: run stage 1 next"):
+            opened.step(k, state)
+
+
+def test_stepping_a_state_twice_gives_the_same_twice(opened: NativeStages) -> None:
+    given = network_input(5)
+    state, _ = opened.step(0, opened.start(given))
+    _, first = opened.step(1, state)
+    run_all(opened, network_input(5, seed=1))
+    after, second = opened.step(1, state)
+    assert np.array_equal(first, second)
+    assert_close(opened.step(2, after)[1], expected(given)[2])
+
+
+def test_images_may_change_once_a_state_has_been_made_of_them(opened: NativeStages) -> None:
+    given = network_input(3)
+    wanted = expected(given)[0]
+    state = opened.start(given)
+    given[:] = 0
+    assert_close(opened.step(0, state)[1], wanted)
+
+
+def test_images_need_not_lie_in_one_piece_or_be_floats(opened: NativeStages) -> None:
+    given = network_input(6)
+    assert_close(opened.direct(2, given[::2].astype(np.float64)), expected(given[::2].copy())[2])
+
+
+@pytest.mark.parametrize("rows", [[2], [6, 0, 3], [1, 1, 1, 5], list(range(7))])
+def test_rows_taken_go_on_as_those_images_would(opened: NativeStages, rows: list[int]) -> None:
+    given = network_input(7)
+    before = opened.take(opened.start(given), np.array(rows))
+    assert_close(opened.step(0, before)[1], expected(given)[0][rows])
+    state, _ = opened.step(0, opened.start(given))
+    state, logits = opened.step(1, opened.take(state, np.array(rows)))
+    assert_close(logits, expected(given)[1][rows])
+    _, logits = opened.step(2, opened.take(state, np.arange(len(rows))[::-1]))
+    assert_close(logits, expected(given)[2][rows[::-1]])
+
+
+def test_joined_states_go_on_as_one_batch_would(opened: NativeStages) -> None:
+    given = network_input(9)
+    parts = [opened.step(0, opened.start(part))[0] for part in (given[:4], given[4:5], given[5:])]
+    state, logits = opened.step(1, opened.join(parts))
+    assert_close(logits, expected(given)[1])
+    assert_close(opened.step(2, state)[1], expected(given)[2])
+
+
+def test_many_threads_may_use_one_instance_at_once(opened: NativeStages) -> None:
+    batches = {seed: network_input(1 + seed % 5, seed) for seed in range(12)}
+    wanted = {seed: expected(given) for seed, given in batches.items()}
+    together = threading.Barrier(4)
+
+    def work(worker: int) -> None:
+        together.wait()
+        for turn in range(24):
+            seed = (5 * turn + worker) % 12
+            assert_close(run_all(opened, batches[seed]), wanted[seed])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+def test_threads_may_step_the_same_state(opened: NativeStages) -> None:
+    given = network_input(4)
+    state, _ = opened.step(0, opened.start(given))
+    with ThreadPoolExecutor(4) as threads:
+        for logits in threads.map(lambda _: opened.step(2, opened.step(1, state)[0])[1], range(40)):
+            assert_close(logits, expected(given)[2])
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_a_cancelled_stage_gives_nothing_and_leaves_its_state_as_it_was(opened: NativeStages, count: int) -> None:
+    given = network_input(count)
+    state, _ = opened.step(0, opened.start(given))
+    cancelled = Cancellation()
+    done = opened.step_unless(cancelled, 1, state)
+    assert done is not None
+    cancelled.set()  # before the run reaches its first layer, whatever the machine is doing
+    assert opened.step_unless(cancelled, 1, state) is None
+    state, logits = opened.step(1, state)
+    assert np.array_equal(logits, done[1])
+    assert_close(opened.step(2, state)[1], expected(given)[2])
+
+
+def test_memory_is_used_again_but_no_more_of_it_kept_than_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_stages(bundle)
+    run_all(opened, network_input(8))
+    (kept,) = opened._free
+    run_all(opened, network_input(5))
+    assert list(opened._free) == [kept]
+    monkeypatch.setattr(stages, "_KEPT_BYTES", 2 * kept.floats.nbytes)
+    held = [opened.start(network_input(8, seed)) for seed in range(5)]
+    del held
+    assert sum(memory.floats.nbytes for memory in opened._free) <= 2 * kept.floats.nbytes
+
+
+def test_a_process_that_forks_goes_on_in_both(bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "given.npy", network_input(1))
+    code = f"""
+import os
+from pathlib import Path
+import numpy as np
+from offramp_runtime.native import open_stages
+stages = open_stages(Path({str(bundle)!r}), 3, threads=2, precision="fp32")
+given = np.load({str(tmp_path / "given.npy")!r})
+before = stages.direct(2, given)
+child = os.fork()
+same = np.array_equal(stages.direct(2, given), before)
+if child == 0:
+    os._exit(0 if same else 1)
+print(same, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "0"]
+
+
+def test_a_second_open_compiles_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_stages(bundle)
+    monkeypatch.setattr(stages, "compile_library", None)  # must not be called
+    given = network_input(2)
+    assert_close(run_all(open_stages(bundle), given), expected(given))
+
+
+def test_another_cpu_or_other_code_compiles_anew(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    made: list[Path] = []
+    monkeypatch.setattr(stages, "NativeStages", lambda folder, threads: None)
+    monkeypatch.setattr(stages, "_make", lambda sources, vectors, folder: made.append(folder))
+    for change in ("cpu_name", "_digest_of_code"):
+        open_stages(bundle)
+        open_stages(bundle)
+        monkeypatch.setattr(stages, change, lambda: "another")
+    open_stages(bundle)
+    assert len(made) == 3
+
+
+@pytest.mark.parametrize("broken", ["stages.so", "facts.json", "weights.bin"])
+def test_what_does_not_open_from_the_cache_names_its_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str
+) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path / "whole"))
+    open_stages(bundle)
+    copied = shutil.copytree(tmp_path / "whole", tmp_path / "broken")  # a process opens a library of a name only once
+    monkeypatch.setenv("OFFRAMP_CACHE", str(copied))
+    (path,) = copied.rglob(broken)
+    path.write_bytes(b"cut off")
+    with pytest.raises(ArtifactError, match=rf"{copied}.*cannot be opened .*remove this folder, and it is made anew"):
+        open_stages(bundle)
+
+
+def test_without_a_compiler_it_says_what_to_install(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="needs a C compiler, and there is neither cc, gcc nor clang; install gcc or"):
+        open_stages(bundle)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(ConfigError, match="and CC names no-such-compiler, which is not there"):
+        open_stages(bundle)
+
+
+def test_a_compiler_that_fails_is_named_with_its_reason(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'stages.c:1: error: no vectors today' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(ConfigError, match=r"broken-cc cannot compile .*no vectors today.*; name another in CC"):
+        open_stages(bundle)
+
+
+def test_bfloat16_is_refused_on_a_cpu_without_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "cpu_features", lambda: frozenset({"avx512f"}))
+    with pytest.raises(ConfigError, match="needs a CPU with avx512_bf16, which this one lacks; take fp32"):
+        stages.open_stages(bundle, 3, threads=1, precision="bf16")
+
+
+def change_attribute(kind: str, name: str, value: object) -> Callable[[onnx.NodeProto], None]:
+    def change(node: onnx.NodeProto) -> None:
+        if node.op_type == kind:
+            kept = [attribute for attribute in node.attribute if attribute.name != name]
+            del node.attribute[:]
+            node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    return change
+
+
+def rename(kind: str, other: str) -> Callable[[onnx.NodeProto], None]:
+    def change(node: onnx.NodeProto) -> None:
+        node.op_type = other if node.op_type == kind else node.op_type
+
+    return change
+
+
+def drop_bias(node: onnx.NodeProto) -> None:
+    if node.op_type == "Conv":
+        del node.input[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (change_attribute("Conv", "group", 2), r"cannot compute Conv \(.*group 2.*\); take 'onnx' or 'openvino'"),
+        (change_attribute("Conv", "dilations", [2, 2]), r"cannot compute Conv \(.*dilations \[2, 2\]"),
+        (change_attribute("Conv", "pads", [2, 2, 2, 2]), r"cannot compute Conv \(.*pads \[2, 2, 2, 2\]"),
+        (change_attribute("Conv", "strides", [3, 3]), r"cannot compute Conv \(.*strides \[3, 3\]"),
+        (change_attribute("Gemm", "alpha", 2.0), r"cannot compute Gemm \(alpha 2.0"),
+        (rename("ReduceMean", "ReduceMax"), r"cannot compute ReduceMax"),
+        (drop_bias, r"cannot compute Conv"),
+    ],
+)
+def test_a_graph_with_something_unknown_is_refused_by_name(
+    bundle: Path, change: Callable[[onnx.NodeProto], None], message: str
+) -> None:
+    whole = graph.join_stages([graph.read(bundle / f"stage-{k}.onnx") for k in range(3)])
+    for node in whole.graph.node:
+        change(node)
+    with pytest.raises(ConfigError, match=f"runtime 'native' {message}"):
+        read_network(whole, 3)
