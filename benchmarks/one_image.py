@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import figures
+import native
 import offramp
 from figures import Figure, Promise
 from graphs import ENGINES, open_file, open_graph
@@ -17,6 +18,7 @@ from offramp.engine.graphs import alignment
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp.nets.bounds import with_bounds
 from offramp.nets.msdnet import MSDNetConfig
+from offramp_runtime.precision import check_precision
 from phases import Measured, Network, Phase, Subject, Times, count, public_code, ratios, staging, subject_table, timed
 from runtimes import Opened, config_of, random_images, random_net
 
@@ -99,6 +101,9 @@ def ours(config: MSDNetConfig, opened: Opened, image: Tensor) -> Iterator[Subjec
         yield Subject(DIRECT, name, precision, partial(runtime.direct, last, image), alone[-1], way)
     for engine, precision in graph_precisions():
         yield Subject(PIECE, engine, precision, open_graph(engine, fused, image, precision), staged[-1])
+    for name, precision in opened.runtimes:
+        if name == "native":
+            yield Subject(PIECE, name, precision, native.open_piece(net, image, check_precision(precision)), staged[-1])
     if quantised := opened.graph("int8"):
         for engine in ENGINES:
             yield Subject(PIECE, engine, "int8", open_file(engine, quantised, image), staged[-1])

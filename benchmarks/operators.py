@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import native
 from graphs import ENGINES, Run, export, onnx_session, openvino_model
+from offramp.nets.base import MultiExitNet
 from offramp.report.tables import Table
+from offramp_runtime.precision import check_precision
 
 Timed: TypeAlias = tuple[str, str, float]
 """One call: the operator's own name, its kind and shape, ms."""
@@ -40,7 +43,8 @@ def costliest(
     """The operators that take longest, one thread.
 
     Args:
-        engine: a runtime's name. ``onnx`` and ``openvino`` profile ``graph``, others ``run`` itself.
+        engine: a runtime's name. ``onnx`` and ``openvino`` profile ``graph``, ``native`` all stages of its network,
+            others ``run`` itself.
         graph: the network, or the part of it that is asked about, or the file of its graph.
         run: what was timed.
         images: for the graph.
@@ -48,6 +52,10 @@ def costliest(
         count: how many to return.
     """
     runs = 20 if len(images) == 1 else 2
+    if engine == "native":
+        net = graph if isinstance(graph, MultiExitNet) else getattr(graph, "net", None)
+        assert isinstance(net, MultiExitNet)
+        return _grouped(list(native.profile(net, images, check_precision(precision), runs)), runs)[:count]
     if engine not in ENGINES:
         return _grouped(_torch(run, runs), runs)[:count]
     profile = _onnx if engine == "onnx" else _openvino

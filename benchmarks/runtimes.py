@@ -22,8 +22,8 @@ from offramp.nets.base import MultiExitNet, NetConfig
 from offramp.nets.msdnet import VARIANTS, MSDNetConfig
 from offramp.runtimes import DirectRuntime
 
-RUNTIMES = ("eager", "compiled", "onnx", "openvino")
-QUICK = ("eager", "onnx", "openvino")
+RUNTIMES = ("eager", "compiled", "native", "onnx", "openvino")
+QUICK = ("eager", "native", "onnx", "openvino")
 """Without what takes many minutes to prepare where it has not been prepared before."""
 IMAGES = 8
 """Random ones, to give norms and 8-bit numbers their ranges."""

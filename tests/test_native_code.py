@@ -1,4 +1,5 @@
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,11 @@ def test_layers_of_any_size_in_vectors_of_any_size_are_computed_as_torch_does(
 
 
 @pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
-@pytest.mark.parametrize(("image", "windows"), [((3, 32, 32), DENSE), ((3, 45, 31), POOLED), ((2, 9, 9), DENSE)])
-def test_pairs_of_bfloat16_are_computed_nearly_so(tmp_path: Path, image: Shape, windows: list[list[Window]]) -> None:
-    network = network_of((image[0] + image[0] % 2, *image[1:]) if windows is DENSE else image, windows)
+@pytest.mark.parametrize(("image", "windows"), [((4, 32, 32), DENSE), ((3, 45, 31), POOLED), ((2, 9, 9), DENSE)])
+def test_pairs_of_bfloat16_are_computed_nearly_so(
+    tmp_path: Path, image: Shape, windows: Sequence[Sequence[Window]]
+) -> None:
+    network = network_of(image, windows)
     given_images = images_of(network, 3)
     wanted = run_in_torch(network, given_images)
     found = run_all(stages_of(network, PAIRS, tmp_path / "made"), given_images)
@@ -174,6 +177,6 @@ def test_weights_are_packed_as_the_nearest_pairs() -> None:
 def test_vectors_are_those_of_the_cpu(
     machine: str, features: set[str], lanes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiler.platform, "machine", lambda: machine)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(compiler, "cpu_features", lambda: frozenset(features))
     assert compiler.vectors("fp32").lanes == lanes

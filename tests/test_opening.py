@@ -91,6 +91,12 @@ def test_other_families_are_refused_in_native() -> None:
     assert "runs networks of the family msdnet, not of resnet; take" in refused("native", asked, ConfigError)
 
 
+def test_native_without_a_compiler_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert "CC names no-such-compiler, which is not there" in refused("native", subject(), ConfigError)
+
+
 def test_bf16_in_openvino_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offramp_runtime.machine.cpu_features", lambda: frozenset({"avx2"}))
     assert "needs a CPU with avx512_bf16 or amx_bf16" in refused("openvino", subject("bf16"), ConfigError)

@@ -45,7 +45,7 @@ def clocked(bundle: Path) -> Callable[[Sequence[float]], Model]:
 
     def make(ms: Sequence[float]) -> Model:
         stages = ClockedStages(opened.stages, ms)
-        return Model(read_bundle(bundle), stages, "cafe" * 4, stages.clock)
+        return Model(read_bundle(bundle), stages, "onnx", "cafe" * 4, stages.clock)
 
     return make
 
@@ -225,7 +225,7 @@ def test_times_that_came_along_are_used_where_they_were_measured(
     read = replace(read, manifest=Manifest.from_json(json.loads(stored)))
     for place, runs in (("cafe" * 4, 0), ("dead" * 4, 3)):
         stages = ClockedStages(measured.stages, (40, 80, 160))
-        model = Model(read, stages, place, stages.clock)
+        model = Model(read, stages, "onnx", place, stages.clock)
         assert model.latencies().ms(1, 8) == pytest.approx(80)
         assert len(stages.ran) >= runs
         assert (not stages.ran) == (not runs)

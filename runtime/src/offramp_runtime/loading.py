@@ -5,7 +5,7 @@ from typing import Any
 
 from offramp_runtime.bundle import Bundle, read_bundle
 from offramp_runtime.checks import check_threads
-from offramp_runtime.errors import ArtifactError
+from offramp_runtime.errors import ArtifactError, ConfigError
 from offramp_runtime.graph import WEIGHTS
 from offramp_runtime.machine import place_of, usable_cores
 from offramp_runtime.model import Model
@@ -15,16 +15,19 @@ KINDS = ("onnx", "openvino")
 """What this distribution can run."""
 
 
-def load(folder: str | Path, *, threads: int | None = None) -> Model:
+def load(folder: str | Path, *, threads: int | None = None, runtime: str | None = None) -> Model:
     """The model of a bundle that ``offramp export`` wrote for ONNX Runtime or OpenVINO.
 
     Args:
         folder: the bundle.
         threads: that compute one call; by default all cores this process may use.
+        runtime: what computes; by default what the bundle was written for. ``"native"`` compiles an MSDNet for this CPU,
+            and needs a C compiler to.
 
     Raises:
         ArtifactError: no bundle, a damaged, mixed or foreign one, or one of a newer release.
-        ConfigError: its precision needs a feature this CPU lacks, or fewer threads than one or more than cores.
+        ConfigError: its precision needs a feature this CPU lacks, fewer threads than one or more than cores, or a runtime
+            that cannot run it.
         MissingExtraError: onnxruntime or openvino is not installed.
     """
     check_threads(threads)
@@ -32,7 +35,8 @@ def load(folder: str | Path, *, threads: int | None = None) -> Model:
     _check_names(bundle)
     chosen = threads or usable_cores()
     manifest = bundle.manifest
-    return Model(bundle, _open(bundle, chosen), place_of(manifest.kind, manifest.precision, chosen))
+    used = runtime or manifest.kind
+    return Model(bundle, _open(bundle, used, chosen), used, place_of(used, manifest.precision, chosen))
 
 
 def _check_names(bundle: Bundle) -> None:
@@ -47,20 +51,25 @@ def _check_names(bundle: Bundle) -> None:
             )
 
 
-def _open(bundle: Bundle, threads: int) -> Stages[Any]:
-    manifest = bundle.manifest
+def _open(bundle: Bundle, runtime: str, threads: int) -> Stages[Any]:
+    manifest, folder = bundle.manifest, bundle.folder
+    if manifest.kind not in KINDS:
+        raise ArtifactError(
+            f"{folder}: a bundle for {manifest.kind}, which this package does not run; "
+            f"export the model for one of {', '.join(KINDS)}"
+        )
+    if runtime not in (manifest.kind, "native"):
+        raise ConfigError(f"runtime '{runtime}' for a bundle written for {manifest.kind}: take that, or 'native'")
+    if runtime == "native":
+        from offramp_runtime import native
+
+        if manifest.precision == "int8":
+            raise ConfigError(f"runtime 'native' has no int8, in which {folder} was written; take '{manifest.kind}'")
+        return native.open_stages(folder, manifest.num_exits, threads=threads, precision=manifest.precision)
     if manifest.kind == "onnx":
         from offramp_runtime import onnx
 
-        return onnx.open_stages(bundle.folder, manifest.num_exits, threads=threads)
-    if manifest.kind == "openvino":
-        from offramp_runtime import openvino
+        return onnx.open_stages(folder, manifest.num_exits, threads=threads)
+    from offramp_runtime import openvino
 
-        stages: Stages[Any] = openvino.open_stages(
-            bundle.folder, manifest.num_exits, threads=threads, precision=manifest.precision
-        )
-        return stages
-    raise ArtifactError(
-        f"{bundle.folder}: a bundle for {manifest.kind}, which this package does not run; "
-        f"export the model for one of {', '.join(KINDS)}"
-    )
+    return openvino.open_stages(folder, manifest.num_exits, threads=threads, precision=manifest.precision)

@@ -36,6 +36,7 @@ class Model:
     Args:
         bundle: where it came from.
         stages: what computes.
+        runtime: its name.
         place: of what measured milliseconds belong to.
         clock: seconds, for tests.
     """
@@ -44,7 +45,12 @@ class Model:
     """Images per step when many are given."""
 
     def __init__(
-        self, bundle: Bundle, stages: Stages[Any], place: str, clock: Callable[[], float] = time.perf_counter
+        self,
+        bundle: Bundle,
+        stages: Stages[Any],
+        runtime: str,
+        place: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.manifest = bundle.manifest
         self.calibration = bundle.calibration
@@ -54,7 +60,7 @@ class Model:
         self._clocks: dict[int, StageClock] = {}
         self._measuring = threading.Lock()
         manifest = bundle.manifest
-        self._setting = Setting(place, manifest.kind, manifest.precision, manifest.identity)
+        self._setting = Setting(place, runtime, manifest.precision, manifest.identity)
         stored = manifest.latency
         self._latencies = stored if stored is not None and stored.setting == self._setting else None
 

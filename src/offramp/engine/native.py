@@ -29,6 +29,7 @@ def _why_not(subject: Subject) -> OfframpError | None:
         needs_cpu("native", subject)
         or missing("native", ("onnx", "onnxscript"), "onnx")
         or native.why_not(subject.precision)
+        or native.why_no_compiler()
     )
 
 

@@ -15,11 +15,16 @@ _ARM = ("aarch64", "arm64")
 
 
 def why_not(precision: Precision) -> ConfigError | None:
-    """What to raise where nothing can be compiled here, or not for this precision."""
+    """What to raise where this CPU cannot compute so."""
     if precision == "bf16" and "avx512_bf16" not in cpu_features():
         return ConfigError(
             "precision bf16 in runtime 'native' needs a CPU with avx512_bf16, which this one lacks; take fp32"
         )
+    return None
+
+
+def why_no_compiler() -> ConfigError | None:
+    """What to raise where there is no C compiler."""
     if _compiler() is not None:
         return None
     named = os.environ.get("CC")
@@ -54,9 +59,9 @@ def compile_library(text: str, library: Path) -> None:
     Raises:
         ConfigError: there is no compiler, or it does not take what GCC and Clang take.
     """
-    compiler = _compiler()
-    if compiler is None:
-        raise ConfigError("runtime 'native' needs a C compiler; install gcc or clang, or take another runtime")
+    if (reason := why_no_compiler()) is not None:
+        raise reason
+    compiler = str(_compiler())
     source = library.with_suffix(".c")
     source.write_text(text)
     own = "-mcpu=native" if platform.machine() in _ARM else "-march=native"

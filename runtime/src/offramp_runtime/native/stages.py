@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from offramp_runtime import graph
 from offramp_runtime.cache import cached, unusable
 from offramp_runtime.cancellation import Cancellation
-from offramp_runtime.errors import ConfigError
+from offramp_runtime.errors import ConfigError, MissingExtraError
 from offramp_runtime.machine import cpu_features, cpu_name
 from offramp_runtime.native.blocks import Vectors
 from offramp_runtime.native.code import write_code
@@ -39,10 +40,11 @@ Floats: TypeAlias = NDArray[np.float32]
 class _Memory:
     """Room for some images; whatever is no pixel is zero and stays so."""
 
-    __slots__ = ("floats", "lock")
+    __slots__ = ("address", "floats", "lock")
 
     def __init__(self, images: int, floats: int) -> None:
         self.floats = _zeros(images * floats).reshape(images, floats)
+        self.address = self.floats.ctypes.data
         self.lock = threading.Lock()
         """Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit."""
 
@@ -89,18 +91,17 @@ class NativeStages:
         self._image_shape = tuple(facts["image"])
         self._floats, self._scratch = facts["memory"], facts["scratch"]
         self._alive = [np.array(spans, np.int64).reshape(-1, 2) for spans in facts["alive"]]
-        stored = np.fromfile(folder / _WEIGHTS, np.float32)
-        if len(stored) != facts["weights"]:
-            raise ValueError(f"{len(stored)} weights instead of {facts['weights']}")
-        self._weights = _zeros(len(stored))
-        self._weights[:] = stored
-        self._library = ctypes.CDLL(str(folder / _LIBRARY))
-        self._library.open_pool.restype = ctypes.c_void_p
-        self._pool = ctypes.c_void_p(self._library.open_pool(ctypes.c_long(threads)))
-        weakref.finalize(self, self._library.close_pool, self._pool)
+        self._weights = _read_weights(folder / _WEIGHTS, facts["weights"])
+        self._weights_at = self._weights.ctypes.data
+        self._library = _open(folder / _LIBRARY)
+        self._workers = ctypes.c_void_p(self._library.open_pool(threads))
+        weakref.finalize(self, self._library.close_pool, self._workers)
         self._threads = threads
+        self._never = np.zeros(1, np.int32)
+        """What a run looks at that nobody cancels."""
         self._free: deque[_Memory] = deque()
         self._idle: deque[Floats] = deque()
+        """Scratch memories."""
 
     @property
     def num_exits(self) -> int:
@@ -120,12 +121,12 @@ class NativeStages:
             )
         held = self._room(len(images))
         given = np.ascontiguousarray(images, np.float32)
-        self._library.begin(_at(given), _at(held.memory.floats), ctypes.c_long(len(given)))
+        self._library.begin(given.ctypes.data, held.memory.address, len(given))
         return State(0, len(images), held)
 
     def step(self, k: int, state: State) -> tuple[State, Floats]:
         """Run stage k; returns the next state and the logits (N, C) of exit k."""
-        done = self._step(k, state, np.zeros(1, np.int32))
+        done = self._step(k, state, self._never)
         assert done is not None
         return done
 
@@ -153,7 +154,7 @@ class NativeStages:
     def direct(self, k: int, images: Floats) -> Floats:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
         check_exit(k, self.num_exits)
-        logits = self._run(self.num_exits + k, self.start(images), np.zeros(1, np.int32))
+        logits = self._run(self.num_exits + k, self.start(images), self._never)
         assert logits is not None
         return logits
 
@@ -169,16 +170,17 @@ class NativeStages:
             scratch = self._idle.pop()
         except IndexError:
             scratch = _zeros(self._threads * self._scratch)
-        with state.held.memory.lock:
+        memory = state.held.memory
+        with memory.lock:
             stopped = self._library.run(
-                self._pool,
-                ctypes.c_long(which),
-                _at(state.held.memory.floats),
-                _at(scratch),
-                _at(logits),
-                _at(self._weights),
-                ctypes.c_long(state.samples),
-                _at(stop),
+                self._workers,
+                which,
+                memory.address,
+                scratch.ctypes.data,
+                logits.ctypes.data,
+                self._weights_at,
+                state.samples,
+                stop.ctypes.data,
             )
         self._idle.append(scratch)
         return None if stopped else logits
@@ -188,12 +190,7 @@ class NativeStages:
         memory = state.held.memory
         with memory.lock:
             self._library.take(
-                _at(memory.floats),
-                _at(to),
-                _at(rows),
-                ctypes.c_long(len(rows)),
-                _at(spans),
-                ctypes.c_long(len(spans)),
+                memory.address, to.ctypes.data, rows.ctypes.data, len(rows), spans.ctypes.data, len(spans)
             )
 
     def _room(self, images: int) -> _Held:
@@ -209,7 +206,7 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
     """The stages of a bundle's folder of ONNX graphs; at the first start on this CPU they are compiled, which is kept.
 
     Raises:
-        MissingExtraError: onnx is not installed.
+        MissingExtraError: onnx is not installed, and they have not been compiled before.
         ConfigError: no compiler, no bf16 on this CPU, or a network with something that is not known here.
         ArtifactError: the cache cannot be written.
     """
@@ -240,6 +237,11 @@ def _digest_of_code() -> str:
 
 
 def _make(sources: Sequence[Path], of_cpu: Vectors, folder: Path) -> None:
+    if find_spec("onnx") is None:
+        raise MissingExtraError(
+            "runtime 'native' reads its graphs with onnx, which is not installed; "
+            "install it: pip install 'offramp-runtime[onnx]'"
+        )
     build(read_network(graph.join_stages([graph.read(path) for path in sources]), len(sources)), of_cpu, folder)
 
 
@@ -273,5 +275,21 @@ def _zeros(count: int) -> Floats:
     return floats
 
 
-def _at(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
+def _read_weights(path: Path, count: int) -> Floats:
+    stored = np.fromfile(path, np.float32)
+    if len(stored) != count:
+        raise ValueError(f"{len(stored)} weights instead of {count}")
+    weights = _zeros(count)
+    weights[:] = stored
+    return weights
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    """The library, with what its functions take."""
+    library, address, count = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
+    library.open_pool.argtypes, library.open_pool.restype = [count], address
+    library.close_pool.argtypes, library.close_pool.restype = [address], None
+    library.run.argtypes = [address, count, address, address, address, address, count, address]
+    library.begin.argtypes, library.begin.restype = [address, address, count], None
+    library.take.argtypes, library.take.restype = [address, address, address, count, address, count], None
+    return library
