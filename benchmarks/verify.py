@@ -150,7 +150,7 @@ def report(rows: list[Row]) -> None:
     ordered = sorted(rows, key=lambda row: (row["network"], row["runtime"], PRECISIONS.index(row["precision"])))
     parity = [row for row in ordered if "errors" in row]
     answers = [row for row in ordered if "agreement" in row]
-    refused = {(row["runtime"], row["precision"]): row["refused"] for row in ordered if "refused" in row}
+    refused = sorted({(row["runtime"], row["precision"], row["refused"]) for row in ordered if "refused" in row})
     text = f"# Every network in every runtime\n\n{facts}\n\n{__doc__.split('Rows that')[0].strip()}\n\n"
     columns = ("network", "runtime", "precision", *(f"batch {batch}" for batch in BATCHES), "within the limit")
     text += markdown(
@@ -191,9 +191,7 @@ def report(rows: list[Row]) -> None:
         )
         text += f"- {runtime}: {', '.join(lacking) or 'nothing'}\n"
     text += "\n## Not to be had here\n\n"
-    text += markdown(
-        Table(("runtime", "precision", "reason"), tuple((*pair, reason) for pair, reason in sorted(refused.items())))
-    )
+    text += markdown(Table(("runtime", "precision", "reason"), tuple(refused)))
     (RESULTS / "verify.md").write_text(text)
     print(text)
 
