@@ -39,7 +39,7 @@ void profile(const float *images, float *memory, float *scratch, float *logits, 
 
 def open_piece(net: MultiExitNet, images: Tensor, precision: Precision = "fp32") -> Run:
     """What runs all stages of a network in one call, all its exits included."""
-    network = _network(net)
+    network = _network(net, precision)
     one = replace(network, stages=dict.fromkeys(network.stages, 0) | {"images": -1}, ways=(frozenset(network.stages),))
     with TemporaryDirectory() as place_of:
         build(one, vectors(precision), Path(place_of))
@@ -50,7 +50,7 @@ def open_piece(net: MultiExitNet, images: Tensor, precision: Precision = "fp32")
 
 def profile(net: MultiExitNet, images: Tensor, precision: Precision, runs: int) -> Iterator[tuple[str, str, float]]:
     """Every step of all stages: its name, its kind and shape, ms for all images; ``runs`` times."""
-    network, of_cpu = _network(net), vectors(precision)
+    network, of_cpu = _network(net, precision), vectors(precision)
     layout = place(network, of_cpu)
     code = write_code(network, layout, of_cpu)
     with TemporaryDirectory() as place_of:
@@ -68,8 +68,8 @@ def profile(net: MultiExitNet, images: Tensor, precision: Precision, runs: int) 
             yield step.sink, _kind(step, layout.places[step.sink], len(given)), float(taken)
 
 
-def _network(net: MultiExitNet) -> Network:
-    return read_network(whole_graph(net, bounds=False, align=1), net.num_exits)
+def _network(net: MultiExitNet, precision: Precision) -> Network:
+    return read_network(whole_graph(net, bounds=precision == "fp32", align=1), net.num_exits)
 
 
 def _kind(step: Step, sink: Place, count: int) -> str:

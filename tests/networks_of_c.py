@@ -30,7 +30,7 @@ class Window:
     """Whether the next layer reads what this one read, and what it gives behind it."""
 
 
-def network_of(image: Shape, stages: Sequence[Sequence[Window]], seed: int = 0) -> Network:
+def network_of(image: Shape, stages: Sequence[Sequence[Window]], seed: int = 0, classes: int = CLASSES) -> Network:
     """Stages that each go on where the one before ended, and have an exit."""
     draw = np.random.default_rng(seed)
     shapes, made = {graph.IMAGES: image}, {graph.IMAGES: -1}
@@ -61,7 +61,7 @@ def network_of(image: Shape, stages: Sequence[Sequence[Window]], seed: int = 0) 
                 not_negative.add(name)
                 at = add(MaxPool(at, name, window.size, window.stride), (channels, *smaller), k)
         mean = add(Mean(at, f"{k} mean"), (shapes[at][0], 1, 1), k)
-        add(conv(mean, graph.logits_name(k), Window(CLASSES, 1, 1, relu=False)), (CLASSES, 1, 1), k)
+        add(conv(mean, graph.logits_name(k), Window(classes, 1, 1, relu=False)), (classes, 1, 1), k)
     ways = tuple(frozenset(needed(layers, graph.logits_name(k))) for k in range(len(stages)))
     return Network(tuple(layers), shapes, made, ways)
 

@@ -79,6 +79,11 @@ def test_one_that_cannot_run_this_network_after_all_is_left_out(world: World) ->
 
     world.specs["native"] = RuntimeSpec(("fp32",), refuses, lambda _subject: None)  # type: ignore[arg-type]
     assert world.choose() == "onnx"
+    world.specs["onnx"] = world.specs["native"]  # what was remembered no longer opens
+    assert world.choose() == "openvino"
+    world.specs["eager"] = world.specs["openvino"] = world.specs["native"]
+    with pytest.raises(ConfigError, match="something unknown in this network"):
+        world.choose()
 
 
 def test_it_is_measured_once_and_remembered(world: World) -> None:

@@ -1,4 +1,5 @@
 import itertools
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,17 +10,19 @@ from hypothesis import strategies as st
 
 from bundles import run_all
 from networks_of_c import Window, network_of, run_in_torch, stages_of
+from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError
 from offramp_runtime.machine import cpu_features
 from offramp_runtime.native import compiler
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
-from offramp_runtime.native.layers import Concat, Network, Shape
+from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
 from offramp_runtime.native.placing import join, place
 from offramp_runtime.native.planes import Plane
 from offramp_runtime.native.words import pack
 
 FLOATS = Vectors(8, 15)
 PAIRS = Vectors(16, 28, packed=2)
+NEEDS_BF16 = pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
 IMAGES = st.tuples(st.integers(1, 5), st.integers(1, 21), st.integers(1, 21))
 WINDOWS = st.one_of(
     st.builds(
@@ -51,16 +54,21 @@ def test_layers_of_any_size_in_vectors_of_any_size_are_computed_as_torch_does(
 ) -> None:
     network = network_of(image, windows)
     stages = stages_of(network, Vectors(*cpu), tmp_path_factory.mktemp("c") / "made", threads)
-    for count in (1, 5):
+    for count in (1, 2, 5):
         given_images = images_of(network, count)
         wanted = run_in_torch(network, given_images)
         limit = 1e-4 * np.abs(wanted).max()
         assert np.abs(run_all(stages, given_images) - wanted).max() <= limit
+        rows, state = np.arange(count)[::-1], stages.start(given_images)
         for k in range(network.num_exits):
             assert np.abs(stages.direct(k, given_images) - wanted[k]).max() <= limit
+            # In a memory of its own, where nothing has been computed before.
+            state, logits = stages.step(k, stages.take(state, rows))
+            rows = np.arange(count)[::-1]
+            assert np.abs(logits - wanted[k][:: -1 if k % 2 == 0 else 1]).max() <= limit
 
 
-@pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
+@NEEDS_BF16
 @pytest.mark.parametrize(("image", "windows"), [((4, 32, 32), DENSE), ((3, 45, 31), POOLED), ((2, 9, 9), DENSE)])
 def test_pairs_of_bfloat16_are_computed_nearly_so(
     tmp_path: Path, image: Shape, windows: Sequence[Sequence[Window]]
@@ -68,8 +76,71 @@ def test_pairs_of_bfloat16_are_computed_nearly_so(
     network = network_of(image, windows)
     given_images = images_of(network, 3)
     wanted = run_in_torch(network, given_images)
-    found = run_all(stages_of(network, PAIRS, tmp_path / "made"), given_images)
+    stages = stages_of(network, PAIRS, tmp_path / "made", threads=2)
+    found = run_all(stages, given_images)
+    for k, logits in enumerate(found):
+        assert np.array_equal(stages.direct(k, given_images), logits)
     assert 1e-6 < np.abs(found - wanted).max() / np.abs(wanted).max() < 3e-2
+
+
+def test_maps_that_come_before_older_ones_are_taken_along(tmp_path: Path) -> None:
+    network = network_of((3, 8, 8), [[Window(4, 3, 1)], [Window(6, 3, 1)]])
+    swapped = Concat(("1.0", "0.0"), "both")
+    layers = [layer for layer in network.layers if layer.sink not in {"1 mean", "logits1"}]
+    weight = np.random.default_rng(1).normal(size=(5, 10, 1, 1)).astype(np.float32)
+    head = (Mean("both", "1 mean"), Conv("1 mean", "logits1", weight, np.zeros(5, np.float32), 1, relu=False))
+    network = Network(
+        (*layers, swapped, *head),
+        {**network.shapes, "both": (10, 8, 8), "1 mean": (10, 1, 1)},
+        {**network.stages, "both": 1},
+        (network.ways[0], frozenset({"0.0", "1.0", "both", "1 mean", "logits1"})),
+    )
+    stages, given_images = stages_of(network, FLOATS, tmp_path / "made"), images_of(network, 3)
+    state, _ = stages.step(0, stages.start(given_images))
+    kept = [stages.start(images_of(network, 3)[::-1]) for _ in range(2)]  # so that what is taken gets fresh memory
+    _, logits = stages.step(1, stages.take(state, np.array([2, 0])))
+    assert np.allclose(logits, run_in_torch(network, given_images)[1][[2, 0]], atol=1e-5)
+    del kept
+
+
+def test_a_stage_cancelled_midway_lets_all_its_threads_go(tmp_path: Path) -> None:
+    stages = stages_of(network_of((3, 8, 8), [[Window(4, 3, 1)]]), FLOATS, tmp_path / "made", threads=3)
+    given_images = np.zeros((2, 3, 8, 8), np.float32)
+    wanted = stages.step(0, stages.start(given_images))[1]
+    for turn in range(600):
+        cancelled = Cancellation()
+        timer = threading.Timer(turn % 20 * 1e-4, cancelled.set)
+        timer.start()
+        done = stages.step_unless(cancelled, 0, stages.start(given_images))
+        assert done is None or np.array_equal(done[1], wanted)
+        timer.join()
+    assert np.array_equal(stages.step(0, stages.start(given_images))[1], wanted)
+
+
+def test_a_network_of_very_many_exits_is_no_different(tmp_path: Path) -> None:
+    exits = 270  # with which lists of steps are longer than 32767 numbers
+    network = network_of((1, 1, 1), [[Window(1, 1, 1, relu=False)]] * exits)
+    given_images = images_of(network, 1)
+    stages = stages_of(network, FLOATS, tmp_path / "made")
+    assert np.allclose(stages.direct(exits - 1, given_images), run_in_torch(network, given_images)[-1], atol=1e-4)
+
+
+def test_a_single_class_is_written_where_it_belongs(tmp_path: Path) -> None:
+    network = network_of((3, 8, 8), [[Window(4, 3, 1)]], classes=1)
+    given_images = images_of(network, 7)
+    found = stages_of(network, FLOATS, tmp_path / "made").direct(0, given_images)
+    assert found.shape == (7, 1)
+    assert np.allclose(found, run_in_torch(network, given_images)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("vectors", [FLOATS, pytest.param(PAIRS, marks=NEEDS_BF16)])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf])
+def test_what_is_no_number_stays_none_in_pools(tmp_path: Path, vectors: Vectors, value: float) -> None:
+    network = network_of((2, 13, 13), [[Window(4, 3, 1), Window(0, 3, 2)]])
+    given_images = images_of(network, 2)
+    given_images[1, :, 6, 6] = value
+    found = stages_of(network, vectors, tmp_path / "made").direct(0, given_images)
+    assert np.isfinite(found).all(axis=1).tolist() == [True, False]
 
 
 def test_what_is_no_number_is_not_made_one(tmp_path: Path) -> None:
@@ -148,12 +219,14 @@ def test_a_map_that_belongs_in_two_places_is_refused() -> None:
     network = network_of((3, 8, 8), [[Window(4, 1, 1), Window(4, 1, 1)]])
     twice = (*network.layers, Concat(("0.0", "0.1"), "a"), Concat(("0.1", "0.0"), "b"))
     shapes = {**network.shapes, "a": (8, 8, 8), "b": (8, 8, 8)}
-    with pytest.raises(ConfigError, match=r"cannot lay out map 0\.[01], which belongs in two places; take 'onnx'"):
+    with pytest.raises(
+        ConfigError, match=r"cannot lay out map 0\.[01], which belongs in two places; take another runtime"
+    ):
         join(Network(twice, shapes, network.stages, network.ways), 1)
 
 
 def test_channels_that_would_share_a_word_with_those_of_another_map_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"packs 2 channels, and 1.0 comes after 13; take precision fp32"):
+    with pytest.raises(ConfigError, match=r"packs 2 channels, and 1.0 comes after 13; take fp32"):
         place(network_of((3, 8, 8), DENSE), PAIRS)
 
 

@@ -133,6 +133,20 @@ def test_threads_may_step_the_same_state(opened: NativeStages) -> None:
             assert_close(logits, expected(given)[2])
 
 
+@pytest.mark.parametrize("rows", [[-1], [0, 7]])
+def test_rows_that_are_not_there_are_refused(opened: NativeStages, rows: list[int]) -> None:
+    with pytest.raises(ConfigError, match=r"rows -?\d … \d+ of a state of 7|rows -1 … -1 of a state of 7"):
+        opened.take(opened.start(network_input(7)), np.array(rows))
+
+
+def test_only_states_behind_the_same_stage_are_joined(opened: NativeStages) -> None:
+    before = opened.start(network_input(1))
+    with pytest.raises(ConfigError, match="states behind 0, 1 stages: join states that are behind the same stage"):
+        opened.join([before, opened.step(0, before)[0]])
+    with pytest.raises(ConfigError, match="states behind no stages"):
+        opened.join([])
+
+
 @pytest.mark.parametrize("count", [1, 64])
 def test_a_cancelled_stage_gives_nothing_and_leaves_its_state_as_it_was(opened: NativeStages, count: int) -> None:
     given = network_input(count)
@@ -268,11 +282,33 @@ def test_a_compiler_that_fails_is_named_with_its_reason(
     monkeypatch.setenv("CC", str(broken))
     with pytest.raises(ConfigError, match=r"broken-cc cannot compile .*no vectors today.*; name another in CC"):
         open_stages(bundle)
+    broken.write_text("#!/bin/sh\necho 'not now' >&2\necho 'later' >&2\nexit 1\n")
+    with pytest.raises(
+        ConfigError, match=r"^.*broken-cc cannot compile what runtime 'native' made \(not now\); name another in CC$"
+    ):
+        open_stages(bundle)
+
+
+def test_a_compiler_may_be_named_with_arguments(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", "cc -pipe")
+    given = network_input(1)
+    assert_close(open_stages(bundle).direct(0, given), expected(given)[0])
+
+
+def test_a_full_disk_says_what_to_do(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(_text: str, _library: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    monkeypatch.setattr(stages, "compile_library", full)
+    with pytest.raises(ArtifactError, match=r"cannot be written .No space left on device.; make room, or name another"):
+        open_stages(bundle)
 
 
 def test_bfloat16_is_refused_on_a_cpu_without_it(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler, "cpu_features", lambda: frozenset({"avx512f"}))
-    with pytest.raises(ConfigError, match="needs a CPU with avx512_bf16, which this one lacks; take fp32"):
+    with pytest.raises(ConfigError, match="needs a CPU with avx512_bf16, which this one lacks; take another"):
         stages.open_stages(bundle, 3, threads=1, precision="bf16")
 
 
@@ -293,6 +329,11 @@ def rename(kind: str, other: str) -> Callable[[onnx.NodeProto], None]:
     return change
 
 
+def drop_axes(node: onnx.NodeProto) -> None:
+    if node.op_type == "ReduceMean":
+        del node.input[1]
+
+
 def drop_bias(node: onnx.NodeProto) -> None:
     if node.op_type == "Conv":
         del node.input[2]
@@ -301,11 +342,15 @@ def drop_bias(node: onnx.NodeProto) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_attribute("Conv", "group", 2), r"cannot compute Conv \(.*group 2.*\); take 'onnx' or 'openvino'"),
+        (change_attribute("Conv", "group", 2), r"cannot compute Conv \(.*group 2.*\); take another runtime"),
         (change_attribute("Conv", "dilations", [2, 2]), r"cannot compute Conv \(.*dilations \[2, 2\]"),
         (change_attribute("Conv", "pads", [2, 2, 2, 2]), r"cannot compute Conv \(.*pads \[2, 2, 2, 2\]"),
         (change_attribute("Conv", "strides", [3, 3]), r"cannot compute Conv \(.*strides \[3, 3\]"),
+        (change_attribute("Conv", "auto_pad", "SAME_LOWER"), r"cannot compute Conv \(auto_pad SAME_LOWER"),
+        (change_attribute("Concat", "axis", 2), r"cannot compute Concat \(auto_pad NOTSET, axis 2"),
         (change_attribute("Gemm", "alpha", 2.0), r"cannot compute Gemm \(alpha 2.0"),
+        (change_attribute("Gemm", "transB", 0), r"cannot compute Gemm \(.*transB 0"),
+        (drop_axes, r"cannot compute ReduceMean \(axes \[\]\)"),
         (rename("ReduceMean", "ReduceMax"), r"cannot compute ReduceMax"),
         (drop_bias, r"cannot compute Conv"),
     ],
@@ -317,4 +362,21 @@ def test_a_graph_with_something_unknown_is_refused_by_name(
     for node in whole.graph.node:
         change(node)
     with pytest.raises(ConfigError, match=f"runtime 'native' {message}"):
+        read_network(whole, 3)
+
+
+def test_attributes_may_be_left_out_where_they_are_what_onnx_takes_them_for(bundle: Path) -> None:
+    whole = graph.join_stages([graph.read(bundle / f"stage-{k}.onnx") for k in range(3)])
+    usual = read_network(whole, 3)
+    for node in whole.graph.node:
+        kept = [one for one in node.attribute if one.name not in {"group", "dilations", "alpha", "beta", "auto_pad"}]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    assert [type(layer) for layer in read_network(whole, 3).layers] == [type(layer) for layer in usual.layers]
+
+
+def test_images_of_no_settled_size_are_refused(bundle: Path) -> None:
+    whole = graph.join_stages([graph.read(bundle / f"stage-{k}.onnx") for k in range(3)])
+    whole.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(ConfigError, match="needs to know the size of images; take another runtime"):
         read_network(whole, 3)

@@ -28,7 +28,7 @@ def load(folder: str | Path, *, threads: int | None = None, runtime: str | None 
         ArtifactError: no bundle, a damaged, mixed or foreign one, or one of a newer release.
         ConfigError: its precision needs a feature this CPU lacks, fewer threads than one or more than cores, or a runtime
             that cannot run it.
-        MissingExtraError: onnxruntime or openvino is not installed.
+        MissingExtraError: onnxruntime, openvino or onnx is not installed.
     """
     check_threads(threads)
     bundle = read_bundle(Path(folder))

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 
 from offramp.engine.opening import AnyRuntime, Subject, open_runtime, runtimes
-from offramp.errors import ArtifactError, ConfigError
+from offramp.errors import ArtifactError, ConfigError, OfframpError
 from offramp.measure.machine import fingerprint
 from offramp_runtime.cache import cache_folder, key_of
 from offramp_runtime.files import read_json, write_json
@@ -42,9 +42,11 @@ def choose(subject: Subject, clock: Callable[[], float] = time.perf_counter) -> 
         return able[0], open_runtime(able[0], subject)
     path = cache_folder() / "choices" / f"{_key(subject, able)}.json"
     known = _remembered(path)
-    if known in able:
-        return known, open_runtime(known, subject)
+    if known in able and (runtime := _opened(known, subject)) is not None:
+        return known, runtime
     opened = {name: runtime for name in able if (runtime := _opened(name, subject)) is not None}
+    if not opened:
+        return able[0], open_runtime(able[0], subject)  # says what is wrong
     measured = {name: time_one(runtime, subject, clock) for name, runtime in opened.items()}
     best = min(measured, key=lambda name: measured[name])
     write_json(path, {"format": FORMAT, "version": VERSION, "runtime": best, "ms": measured})
@@ -72,10 +74,10 @@ def time_one(runtime: AnyRuntime, subject: Subject, clock: Callable[[], float]) 
 
 
 def _opened(name: str, subject: Subject) -> AnyRuntime | None:
-    """The runtime, or None where the network turns out to have something that it cannot compute."""
+    """The runtime, or None where it turns out that it cannot run this network here: ``auto`` takes another."""
     try:
         return open_runtime(name, subject)
-    except ConfigError:
+    except OfframpError:
         return None
 
 

@@ -23,7 +23,7 @@ def _why_not(subject: Subject) -> OfframpError | None:
     family = subject.net.config.family
     if family not in _FAMILIES:
         return ConfigError(
-            f"runtime 'native' runs networks of the family msdnet, not of {family}; take 'onnx' or 'openvino'"
+            f"runtime 'native' runs networks of the family msdnet, not of {family}; take another runtime"
         )
     return (
         needs_cpu("native", subject)

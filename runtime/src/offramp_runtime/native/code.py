@@ -53,8 +53,8 @@ class _Writer:
         text += "".join(_mask(name, plane) for plane, name in self._masks.items())
         text += "".join(kernel.text(name) for kernel, name in self._kernels.items()) + "".join(steps)
         text += f"\nstatic step *const steps[] = {_braces(f'step{number}' for number in range(len(steps)))};\n"
-        text += f"static const short order[] = {_braces(number for numbers in lists for number in numbers)};\n"
-        text += f"static const short first[] = {_braces(accumulate(map(len, lists), initial=0))};\n"
+        text += f"static const int order[] = {_braces(number for numbers in lists for number in numbers)};\n"
+        text += f"static const int first[] = {_braces(accumulate(map(len, lists), initial=0))};\n"
         text += _part("run.c")
         return Code(text, np.concatenate(self._weights))
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,7 +19,7 @@ def why_not(precision: Precision) -> ConfigError | None:
     """What to raise where this CPU cannot compute so."""
     if precision == "bf16" and "avx512_bf16" not in cpu_features():
         return ConfigError(
-            "precision bf16 in runtime 'native' needs a CPU with avx512_bf16, which this one lacks; take fp32"
+            "precision bf16 in runtime 'native' needs a CPU with avx512_bf16, which this one lacks; take another"
         )
     return None
 
@@ -34,12 +35,13 @@ def why_no_compiler() -> ConfigError | None:
     )
 
 
-def _compiler() -> str | None:
-    """``$CC``, or what the system has."""
-    named = os.environ.get("CC")
-    return next(
-        (found for name in ([named] if named else ["cc", "gcc", "clang"]) if (found := shutil.which(name))), None
-    )
+def _compiler() -> list[str] | None:
+    """``$CC`` with its arguments, or what the system has."""
+    named = shlex.split(os.environ.get("CC", ""))
+    for command in [named] if named else [["cc"], ["gcc"], ["clang"]]:
+        if found := shutil.which(command[0]):
+            return [found, *command[1:]]
+    return None
 
 
 def vectors(precision: Precision) -> Vectors:
@@ -61,12 +63,13 @@ def compile_library(text: str, library: Path) -> None:
     """
     if (reason := why_no_compiler()) is not None:
         raise reason
-    compiler = str(_compiler())
+    compiler = _compiler() or []
     source = library.with_suffix(".c")
     source.write_text(text)
     own = "-mcpu=native" if platform.machine() in _ARM else "-march=native"
-    command = [compiler, "-O3", own, "-shared", "-fPIC", "-o", str(library), str(source)]
+    command = [*compiler, "-O3", own, "-shared", "-fPIC", "-pthread", "-o", str(library), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-        raise ConfigError(f"{compiler} cannot compile what runtime 'native' made ({first}); name another in CC")
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        first = next((line for line in said if "error" in line), said[0])
+        raise ConfigError(f"{compiler[0]} cannot compile what runtime 'native' made ({first}); name another in CC")

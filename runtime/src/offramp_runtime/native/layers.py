@@ -18,6 +18,15 @@ Shape: TypeAlias = tuple[int, int, int]
 """Channels, height, width."""
 
 
+_WINDOW = {"dilations": [1, 1], "pads": [0, 0, 0, 0], "strides": [1, 1]}
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "Conv": {**_WINDOW, "group": 1},
+    "MaxPool": {**_WINDOW, "ceil_mode": 0},
+    "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
+}
+"""Of attributes that a node may leave out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Conv:
     """A convolution over a border of zeros, or a linear layer on maps of one pixel."""
@@ -115,20 +124,23 @@ class _Reader:
         self.layers: list[Layer] = []
         dims = whole.graph.input[0].type.tensor_type.shape.dim
         channels, height, width = (dim.dim_value for dim in dims[1:])
+        if min(channels, height, width) < 1:
+            raise ConfigError("runtime 'native' needs to know the size of images; take another runtime")
         self.shapes: dict[str, Shape] = {graph.IMAGES: (channels, height, width)}
         self._constants = _constants(whole)
         self._nodes = [node for node in whole.graph.node if not set(node.output) <= self._constants.keys()]
         self._readers = Counter(name for node in self._nodes for name in node.input)
         self._not_negative: set[str] = set()
+        convs = {name for node in self._nodes if node.op_type == "Conv" for name in node.output}
         relus = {node.input[0]: node.output[0] for node in self._nodes if node.op_type == "Relu"}
-        self._relus = {name: after for name, after in relus.items() if self._readers[name] == 1}
-        """What a ReLU right behind a layer gives, where nobody else reads the layer."""
+        self._relus = {name: after for name, after in relus.items() if name in convs and self._readers[name] == 1}
+        """What a ReLU right behind a convolution gives, where nobody else reads the convolution."""
         for node in self._nodes:
             self._add(node)
 
     def _add(self, node: "NodeProto") -> None:
         if node.op_type == "Relu" and node.input[0] in self._relus:
-            return  # part of the layer before it
+            return  # part of the convolution
         given = _attributes(node)
         match node.op_type:
             case "Conv":
@@ -140,14 +152,14 @@ class _Reader:
             case "ReduceMean":
                 self._mean(node)
             case "Concat":
-                self._concat(node)
+                self._concat(node, given)
             case _:
                 raise _unknown(node, given)
 
     def _conv(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         weight, bias = self._parameters(node, given)
         size, stride = weight.shape[2], given["strides"][0]
-        plain = given["group"] == 1 and set(given["dilations"]) == {1} and weight.shape[2] == weight.shape[3]
+        plain = given["group"] == 1 and _is_plain(given) and weight.shape[2] == weight.shape[3]
         if not (plain and size % 2 and set(given["pads"]) == {size // 2} and given["strides"] in ([1, 1], [2, 2])):
             raise _unknown(node, given)
         sink = self._relus.get(node.output[0], node.output[0])
@@ -174,7 +186,7 @@ class _Reader:
 
     def _max_pool(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         size, stride = given["kernel_shape"][0], given["strides"][0]
-        plain = set(given["dilations"]) == {1} and not given["ceil_mode"] and set(given["pads"]) == {size // 2}
+        plain = _is_plain(given) and not given["ceil_mode"] and set(given["pads"]) == {size // 2}
         square = set(given["kernel_shape"]) == {size} and set(given["strides"]) == {stride}
         if not (plain and square and size % 2 and stride == 2 and node.input[0] in self._not_negative):
             raise _unknown(node, given)
@@ -184,13 +196,16 @@ class _Reader:
         self.layers.append(MaxPool(node.input[0], node.output[0], size, stride))
 
     def _mean(self, node: "NodeProto") -> None:
-        axes = [axis % 4 for axis in self._constants[node.input[1]].tolist()]
+        read = self._constants.get(node.input[1]) if len(node.input) == 2 else None
+        axes = [] if read is None else [axis % 4 for axis in read.tolist()]
         if sorted(axes) != [2, 3]:
             raise _unknown(node, {"axes": axes})
         self.shapes[node.output[0]] = (self.shapes[node.input[0]][0], 1, 1)
         self.layers.append(Mean(node.input[0], node.output[0]))
 
-    def _concat(self, node: "NodeProto") -> None:
+    def _concat(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        if given["axis"] != 1:
+            raise _unknown(node, given)
         shapes = [self.shapes[name] for name in node.input]
         self.shapes[node.output[0]] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
         self.layers.append(Concat(tuple(node.input), node.output[0]))
@@ -213,7 +228,13 @@ def _constants(whole: "ModelProto") -> dict[str, NDArray[Any]]:
 def _attributes(node: "NodeProto") -> dict[str, Any]:
     import onnx
 
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    given["auto_pad"] = bytes(given.get("auto_pad", b"NOTSET")).decode()
+    return dict(_DEFAULTS.get(node.op_type, {})) | given
+
+
+def _is_plain(given: Mapping[str, Any]) -> bool:
+    return set(given["dilations"]) == {1} and given["auto_pad"] == "NOTSET"
 
 
 def _fewer(side: int, stride: int) -> int:
@@ -223,4 +244,4 @@ def _fewer(side: int, stride: int) -> int:
 
 def _unknown(node: "NodeProto", given: Mapping[str, object]) -> ConfigError:
     facts = ", ".join(f"{name} {value}" for name, value in sorted(given.items()))
-    return ConfigError(f"runtime 'native' cannot compute {node.op_type} ({facts}); take 'onnx' or 'openvino'")
+    return ConfigError(f"runtime 'native' cannot compute {node.op_type} ({facts}); take another runtime")

@@ -4,7 +4,7 @@ Maps that are concatenated are written behind one another in the first place. Wh
 an image; everything else in scratch memory, where a map takes the place of those that nobody reads any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -97,7 +97,7 @@ def join(network: Network, packed: int) -> dict[str, Home]:
                     raise _two_places(name)
                 if before % packed:
                     raise ConfigError(
-                        f"runtime 'native' packs {packed} channels, and {name} comes after {before}; take precision fp32"
+                        f"runtime 'native' packs {packed} channels, and {name} comes after {before}; take fp32"
                     )
                 before += network.shapes[name][0]
     _check_apart(network, homes)
@@ -114,7 +114,7 @@ def _check_apart(network: Network, homes: Mapping[str, Home]) -> None:
 
 
 def _two_places(name: str) -> ConfigError:
-    return ConfigError(f"runtime 'native' cannot lay out map {name}, which belongs in two places; take 'onnx'")
+    return ConfigError(f"runtime 'native' cannot lay out map {name}, which belongs in two places; take another runtime")
 
 
 @dataclass(frozen=True)
@@ -188,29 +188,32 @@ def _place(name: str, maps: _Maps, begins: Mapping[str, int], starts: Mapping[st
 def _alive(network: Network, maps: _Maps, begins: Mapping[str, int]) -> tuple[tuple[Span, ...], ...]:
     """Of every map in memory, what is there and still read: the channels up to the last of those."""
     parts = {layer.sink: layer.sources for layer in network.layers if isinstance(layer, Concat)}
-    read_in: dict[str, int] = {}
-    for layer in network.layers:
-        for name in () if isinstance(layer, Concat) else (layer.source,):
-            read_in[name] = max(read_in.get(name, -1), network.stages[layer.sink])
+    read_in = _last_reads(network)
 
-    def there(name: str, k: int) -> int:
-        """Planes of a map that stages before k have given."""
+    def end(name: str, k: int) -> int:
+        """Planes of its root up to the last of a map that stages before k have given."""
         if name in parts:
-            return sum(there(part, k) for part in parts[name])
-        return maps.words(name) if network.stages[name] < k else 0
+            return max(end(part, k) for part in parts[name])
+        return maps.before(name) + maps.words(name) if network.stages[name] < k else 0
 
-    alive = []
-    for k in range(network.num_exits + 1):
+    def spans(k: int) -> Iterator[Span]:
         ends: dict[str, int] = {}
         for name, until in read_in.items():
-            root = maps.root(name)
-            if root in begins and until >= k and there(name, k):
-                ends[root] = max(ends.get(root, 0), maps.before(name) + there(name, k))
-        spans = {
-            root: (begins[root] + maps.plane(root).lead, end * maps.plane(root).pitch) for root, end in ends.items()
-        }
-        alive.append(tuple(Span(*span) for span in spans.values()))
-    return tuple(alive)
+            if maps.root(name) in begins and until >= k and end(name, k):
+                ends[maps.root(name)] = max(ends.get(maps.root(name), 0), end(name, k))
+        for root, planes in ends.items():
+            yield Span(begins[root] + maps.plane(root).lead, planes * maps.plane(root).pitch)
+
+    return tuple(tuple(spans(k)) for k in range(network.num_exits + 1))
+
+
+def _last_reads(network: Network) -> dict[str, int]:
+    """The last stage in which something is computed from a map."""
+    last: dict[str, int] = {}
+    for layer in network.layers:
+        if not isinstance(layer, Concat):
+            last[layer.source] = max(last.get(layer.source, -1), network.stages[layer.sink])
+    return last
 
 
 class _Pool:

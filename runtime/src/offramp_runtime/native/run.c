@@ -72,12 +72,13 @@ static void share_images(pool *p, float *scratch) {
 /* A part of every step. The first thread decides for all whether to go on; nobody is two steps ahead of another. */
 static void share_steps(pool *p, long me) {
     const job *j = &p->job;
+    long beat = 0;
     for (long image = 0; image < j->images; image++)
-        for (long i = first[j->which]; i < first[j->which + 1]; i++) {
+        for (long i = first[j->which]; i < first[j->which + 1]; i++, beat++) {
             one_step(j, i, image, j->scratch, me, p->threads);
-            if (me == 0) p->halt[i & 1] = *j->stop;
+            if (me == 0) p->halt[beat & 1] = *j->stop;
             meet(p);
-            if (p->halt[i & 1]) {
+            if (p->halt[beat & 1]) {
                 if (me == 0) p->stopped = 1;
                 return;
             }
@@ -109,24 +110,36 @@ static void *worker(void *given) {
     }
 }
 
-/* Returns how many threads there are, which may be fewer. */
-static long hire(pool *p) {
-    p->owner = getpid();
-    p->sleepers = p->jobs = p->started = p->arrived = p->turn = 0;
-    pthread_mutex_init(&p->busy, NULL);
-    pthread_mutex_init(&p->sleep, NULL);
-    pthread_cond_init(&p->wake, NULL);
-    long hired = 1;
-    while (hired < p->threads && !pthread_create(&p->workers[hired - 1], NULL, worker, p)) hired++;
-    return hired;
+/* Held while the threads of a process are hired; a fork may have happened meanwhile. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+
+static void open_gate(void) { pthread_mutex_init(&gate, NULL); }
+
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, open_gate); }
+
+/* A fork has no threads but the one that forked. */
+static void hire(pool *p) {
+    pthread_mutex_lock(&gate);
+    if (p->owner != getpid()) {
+        p->sleepers = p->jobs = p->started = p->arrived = p->turn = 0;
+        pthread_mutex_init(&p->busy, NULL);
+        pthread_mutex_init(&p->sleep, NULL);
+        pthread_cond_init(&p->wake, NULL);
+        long hired = 1;
+        while (hired < p->threads && !pthread_create(&p->workers[hired - 1], NULL, worker, p)) hired++;
+        p->threads = hired;
+        __atomic_store_n(&p->owner, getpid(), __ATOMIC_RELEASE);
+    }
+    pthread_mutex_unlock(&gate);
 }
 
+/* NULL where there is no memory; with fewer threads where there are no more. */
 void *open_pool(long threads) {
     pool *p = calloc(1, sizeof(pool));
     if (!p) return NULL;
-    p->threads = threads;
     p->workers = calloc(threads, sizeof(pthread_t));
-    if (p->workers) p->threads = hire(p);
+    p->threads = p->workers ? threads : 1;
+    hire(p);
     return p;
 }
 
@@ -153,7 +166,7 @@ int run(void *given, long which, float *memory, float *scratch, float *logits, c
         work(&alone, 0);
         return alone.stopped;
     }
-    if (p->owner != getpid()) p->threads = hire(p); /* a fork has no threads but the one that forked */
+    if (__atomic_load_n(&p->owner, __ATOMIC_ACQUIRE) != getpid()) hire(p);
     pthread_mutex_lock(&p->busy);
     p->job = todo;
     p->next = p->stopped = 0;

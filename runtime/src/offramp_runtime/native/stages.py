@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import json
+import platform
 import threading
 import weakref
 from collections import deque
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from offramp_runtime import graph
 from offramp_runtime.cache import cached, unusable
 from offramp_runtime.cancellation import Cancellation
-from offramp_runtime.errors import ConfigError, MissingExtraError
+from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError, reason
 from offramp_runtime.machine import cpu_features, cpu_name
 from offramp_runtime.native.blocks import Vectors
 from offramp_runtime.native.code import write_code
@@ -95,7 +96,10 @@ class NativeStages:
         self._weights_at = self._weights.ctypes.data
         self._library = _open(folder / _LIBRARY)
         self._workers = ctypes.c_void_p(self._library.open_pool(threads))
-        weakref.finalize(self, self._library.close_pool, self._workers)
+        if not self._workers:
+            raise MemoryError(f"no memory for {threads} threads")
+        # Not at exit: threads may still be computing, and the process ends with all it has anyway.
+        weakref.finalize(self, self._library.close_pool, self._workers).atexit = False
         self._threads = threads
         self._never = np.zeros(1, np.int32)
         """What a run looks at that nobody cancels."""
@@ -137,13 +141,28 @@ class NativeStages:
         return self._step(k, state, stop)
 
     def take(self, state: State, rows: NDArray[np.int64]) -> State:
-        """The state of the samples ``rows`` (M,), in that order."""
+        """The state of the samples ``rows`` (M,), in that order.
+
+        Raises:
+            ConfigError: a row that is not there.
+        """
+        if len(rows) and not (rows.min() >= 0 and rows.max() < state.samples):
+            raise ConfigError(
+                f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
+            )
         taken = self._room(len(rows))
         self._move(state, np.ascontiguousarray(rows, np.int64), taken.memory.floats)
         return State(state.done, len(rows), taken)
 
     def join(self, states: Sequence[State]) -> State:
-        """The state of all samples of several states, one after the other."""
+        """The state of all samples of several states, one after the other.
+
+        Raises:
+            ConfigError: none, or states behind different stages.
+        """
+        if len({state.done for state in states}) != 1:
+            behind = ", ".join(str(state.done) for state in states) or "no"
+            raise ConfigError(f"states behind {behind} stages: join states that are behind the same stage")
         samples = sum(state.samples for state in states)
         whole, first = self._room(samples), 0
         for state in states:
@@ -196,7 +215,7 @@ class NativeStages:
     def _room(self, images: int) -> _Held:
         for memory in tuple(self._free):
             if images <= len(memory.floats) <= 2 * images:
-                with suppress(ValueError):  # another thread was faster
+                with suppress(ValueError, IndexError):  # another thread was faster
                     self._free.remove(memory)
                     return _Held(memory, self._free)
         return _Held(_Memory(images, self._floats), self._free)
@@ -210,8 +229,8 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
         ConfigError: no compiler, no bf16 on this CPU, or a network with something that is not known here.
         ArtifactError: the cache cannot be written.
     """
-    if (reason := why_not(precision)) is not None:
-        raise reason
+    if (refusal := why_not(precision)) is not None:
+        raise refusal
     of_cpu = vectors(precision)
     sources = [folder / f"stage-{k}.onnx" for k in range(num_exits)]
     digest = hashlib.sha256()
@@ -221,12 +240,18 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
         "graphs": digest.hexdigest(),
         "code": _digest_of_code(),
         "precision": precision,
+        "libc": platform.libc_ver(),
         "cpu": [cpu_name(), sorted(cpu_features())],
     }
     ready = cached("native", belongs_to, lambda unfinished: _make(sources, of_cpu, unfinished))
     try:
         return NativeStages(ready, threads=threads)
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise ArtifactError(
+            f"{ready}: cannot be opened ({reason(error)}); remove this folder, and it is made anew, or name a folder that "
+            "programs may be run from in the environment variable OFFRAMP_CACHE"
+        ) from None
+    except (ValueError, KeyError) as error:
         raise unusable(ready, error) from None
 
 
@@ -250,11 +275,10 @@ def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
 
     Raises:
         ConfigError: the network cannot be laid out, or the compiler fails.
+        ArtifactError: the folder cannot be written.
     """
     layout = place(network, of_cpu)
     code = write_code(network, layout, of_cpu)
-    compile_library(code.text, folder / _LIBRARY)
-    code.weights.tofile(folder / _WEIGHTS)
     facts = {
         "exits": network.num_exits,
         "classes": network.shapes[graph.logits_name(0)][0],
@@ -264,7 +288,14 @@ def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
         "memory": layout.memory,
         "alive": [[(span.start, span.count) for span in spans] for spans in layout.alive],
     }
-    (folder / _FACTS).write_text(json.dumps(facts))
+    try:
+        compile_library(code.text, folder / _LIBRARY)
+        code.weights.tofile(folder / _WEIGHTS)
+        (folder / _FACTS).write_text(json.dumps(facts))
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder}: cannot be written ({error.strerror or error}); make room, or name another folder in OFFRAMP_CACHE"
+        ) from error
 
 
 def _zeros(count: int) -> Floats:

@@ -98,6 +98,8 @@ def _over_pixels(network: Network, layer: Layer, lanes: int) -> bool:
     if not isinstance(layer, Conv):
         return True
     channels, height, width = network.shapes[layer.sink]
+    if height * width == 1:  # among them logits, behind which there is no room for the rest of a vector
+        return False
     of_pixels = Plane(height, width, 1, lanes).vectors * lanes * channels
     of_channels = height * width * round_up(channels, lanes)
     return of_pixels <= _WORTH * of_channels

@@ -46,7 +46,7 @@ static inline vector plus(vector sum, vector x, vector y) { return sum + x * y; 
 static inline float word(const float *channels) { return *channels; }
 
 static inline vector larger(vector x, vector y) {
-    bits first = x > y;
+    bits first = (x > y) | (x != x);
     return (vector)(((bits)x & first) | ((bits)y & ~first));
 }
 
@@ -58,8 +58,12 @@ static inline vector plus(vector sum, vector x, vector y) {
     return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)y);
 }
 
-/* The upper half is the nearest bfloat16, of two as near the even one. */
-static inline words rounded(vector x) { return (words)x + 0x7fff + (((words)x >> 16) & 1); }
+/* The upper half is the nearest bfloat16, of two as near the even one. What is no number loses its sign, so that it counts
+   as larger than all numbers. */
+static inline words rounded(vector x) {
+    words none = (words)(x != x);
+    return (((words)x + 0x7fff + (((words)x >> 16) & 1)) & ~none) | (none & 0x7fc00000);
+}
 
 static inline vector pair(vector low, vector high) {
     return (vector)((rounded(low) >> 16) | (rounded(high) & 0xffff0000));
@@ -68,14 +72,15 @@ static inline vector pair(vector low, vector high) {
 static inline float word(const float *channels) {
     uint32_t both[2], whole;
     memcpy(both, channels, 8);
-    for (int i = 0; i < 2; i++) both[i] += 0x7fff + ((both[i] >> 16) & 1);
+    for (int i = 0; i < 2; i++)
+        both[i] = channels[i] == channels[i] ? both[i] + 0x7fff + ((both[i] >> 16) & 1) : 0x7fc00000;
     whole = both[0] >> 16 | (both[1] & 0xffff0000);
     float found;
     memcpy(&found, &whole, 4);
     return found;
 }
 
-/* Of values that are not negative: their bits are in the same order. */
+/* Of values that are not negative, or no numbers: their bits are in the same order. */
 static inline vector larger(vector x, vector y) {
     halves first = (halves)x > (halves)y;
     return (vector)(((halves)x & first) | ((halves)y & ~first));

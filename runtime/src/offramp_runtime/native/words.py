@@ -21,4 +21,5 @@ def pack(weight: NDArray[np.float32], packed: int) -> NDArray[np.float32]:
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     """The upper halves of the nearest ones, of two as near the even one."""
     whole = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return np.asarray((whole + 0x7FFF + ((whole >> 16) & 1)) >> 16, np.uint32)
+    rounded = (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint32)
