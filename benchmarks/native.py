@@ -12,6 +12,7 @@ from torch import Tensor
 from graphs import Run
 from offramp.engine.graphs import whole_graph
 from offramp.nets.base import MultiExitNet
+from offramp_runtime import graph
 from offramp_runtime.native.code import write_code
 from offramp_runtime.native.compiler import compile_library, vectors
 from offramp_runtime.native.layers import Conv, Network, read_network
@@ -37,9 +38,9 @@ void profile(const float *images, float *memory, float *scratch, float *logits, 
 """
 
 
-def open_piece(net: MultiExitNet, images: Tensor, precision: Precision = "fp32") -> Run:
-    """What runs all stages of a network in one call, all its exits included."""
-    network = _network(net, precision)
+def open_piece(graph_of: MultiExitNet | Path, images: Tensor, precision: Precision = "fp32") -> Run:
+    """What runs all stages of a network, or of its quantised graph, in one call, all its exits included."""
+    network = _network(graph_of, precision)
     one = replace(network, stages=dict.fromkeys(network.stages, 0) | {"images": -1}, ways=(frozenset(network.stages),))
     with TemporaryDirectory() as place_of:
         build(one, vectors(precision), Path(place_of))
@@ -48,9 +49,11 @@ def open_piece(net: MultiExitNet, images: Tensor, precision: Precision = "fp32")
     return lambda: stages.step(0, stages.start(array))
 
 
-def profile(net: MultiExitNet, images: Tensor, precision: Precision, runs: int) -> Iterator[tuple[str, str, float]]:
+def profile(
+    graph_of: MultiExitNet | Path, images: Tensor, precision: Precision, runs: int
+) -> Iterator[tuple[str, str, float]]:
     """Every step of all stages: its name, its kind and shape, ms for all images; ``runs`` times."""
-    network, of_cpu = _network(net, precision), vectors(precision)
+    network, of_cpu = _network(graph_of, precision), vectors(precision)
     layout = place(network, of_cpu)
     code = write_code(network, layout, of_cpu)
     with TemporaryDirectory() as place_of:
@@ -59,7 +62,7 @@ def profile(net: MultiExitNet, images: Tensor, precision: Precision, runs: int) 
         library = ctypes.CDLL(str(path))
     given = images.numpy()
     memory, scratch = np.zeros(len(given) * layout.memory, np.float32), np.zeros(layout.scratch, np.float32)
-    logits = np.zeros(len(given) * net.config.num_classes, np.float32)
+    logits = np.zeros(len(given) * network.shapes[graph.logits_name(0)][0], np.float32)
     for run in range(runs + 1):
         ms = np.zeros(len(layout.steps))
         arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (given, memory, scratch, logits, code.weights)]
@@ -68,8 +71,11 @@ def profile(net: MultiExitNet, images: Tensor, precision: Precision, runs: int) 
             yield step.sink, _kind(step, layout.places[step.sink], len(given)), float(taken)
 
 
-def _network(net: MultiExitNet, precision: Precision) -> Network:
-    return read_network(whole_graph(net, bounds=precision == "fp32", align=1), net.num_exits)
+def _network(graph_of: MultiExitNet | Path, precision: Precision) -> Network:
+    if isinstance(graph_of, Path):
+        whole = graph.read(graph_of)
+        return read_network(whole, len(whole.graph.output))
+    return read_network(whole_graph(graph_of, bounds=precision == "fp32", align=1), graph_of.num_exits)
 
 
 def _kind(step: Step, sink: Place, count: int) -> str:

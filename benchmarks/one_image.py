@@ -103,7 +103,8 @@ def ours(config: MSDNetConfig, opened: Opened, image: Tensor) -> Iterator[Subjec
         yield Subject(PIECE, engine, precision, open_graph(engine, fused, image, precision), staged[-1])
     for name, precision in opened.runtimes:
         if name == "native":
-            yield Subject(PIECE, name, precision, native.open_piece(net, image, check_precision(precision)), staged[-1])
+            piece = native.open_piece(opened.graph(precision) or net, image, check_precision(precision))
+            yield Subject(PIECE, name, precision, piece, staged[-1])
     if quantised := opened.graph("int8"):
         for engine in ENGINES:
             yield Subject(PIECE, engine, "int8", open_file(engine, quantised, image), staged[-1])

@@ -53,9 +53,9 @@ def costliest(
     """
     runs = 20 if len(images) == 1 else 2
     if engine == "native":
-        net = graph if isinstance(graph, MultiExitNet) else getattr(graph, "net", None)
-        assert isinstance(net, MultiExitNet)
-        return _grouped(list(native.profile(net, images, check_precision(precision), runs)), runs)[:count]
+        whole = graph if isinstance(graph, MultiExitNet | Path) else getattr(graph, "net", None)
+        assert isinstance(whole, MultiExitNet | Path)
+        return _grouped(list(native.profile(whole, images, check_precision(precision), runs)), runs)[:count]
     if engine not in ENGINES:
         return _grouped(_torch(run, runs), runs)[:count]
     profile = _onnx if engine == "onnx" else _openvino

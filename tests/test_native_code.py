@@ -18,7 +18,7 @@ from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
 from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
 from offramp_runtime.native.placing import join, place
 from offramp_runtime.native.planes import Plane
-from offramp_runtime.native.words import pack
+from offramp_runtime.native.words import pack, pack_bytes
 
 FLOATS = Vectors(8, 15)
 PAIRS = Vectors(16, 28, packed=2)
@@ -177,9 +177,12 @@ def test_around_every_pixel_of_a_plane_lie_its_neighbours_and_zeros(
 @given(st.integers(1, 200), st.integers(1, 80), st.sampled_from([FLOATS, PAIRS, Vectors(16, 28)]))
 def test_what_a_kernel_adds_up_fits_the_registers(channels: int, columns: int, vectors: Vectors) -> None:
     channels *= vectors.packed
-    for rows, across in (best_cuts(channels, columns, vectors), best_map_cuts(channels, columns, 3, vectors)):
+    for rows, across in (
+        best_cuts(channels, columns, vectors, vectors.packed),
+        best_map_cuts(channels, columns, 3, vectors),
+    ):
         assert rows.size * across.size + across.size + 1 <= vectors.registers
-    rows, across = best_cuts(channels, columns, vectors)
+    rows, across = best_cuts(channels, columns, vectors, vectors.packed)
     assert rows.count == rows.whole * rows.size + rows.rest == channels
     assert rows.size % vectors.packed == 0
     assert across.parts * across.size >= columns
@@ -189,7 +192,7 @@ def test_what_a_kernel_adds_up_fits_the_registers(channels: int, columns: int, v
 def test_maps_that_are_needed_at_once_lie_apart(image: Shape, windows: list[list[Window]]) -> None:
     network = network_of(image, windows)
     layout = place(network, FLOATS)
-    roots = {name: home.root for name, home in join(network, 1).items()}
+    roots = {name: home.root for name, home in join(network, dict.fromkeys(network.shapes, 1)).items()}
     used: dict[str, list[int]] = {}
     for number, step in enumerate(layout.steps):
         for name in (step.source, step.sink):
@@ -222,7 +225,7 @@ def test_a_map_that_belongs_in_two_places_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"cannot lay out map 0\.[01], which belongs in two places; take another runtime"
     ):
-        join(Network(twice, shapes, network.stages, network.ways), 1)
+        join(Network(twice, shapes, network.stages, network.ways), dict.fromkeys(shapes, 1))
 
 
 def test_channels_that_would_share_a_word_with_those_of_another_map_are_refused() -> None:
@@ -236,6 +239,13 @@ def test_weights_are_packed_as_the_nearest_pairs() -> None:
     halves = np.stack([words & 0xFFFF, words >> 16], 1).ravel().astype(np.uint32) << 16
     assert halves.view(np.float32).tolist() == [1.0, -2.5, 1.0, 1 + 2**-6, 7.0, 0.0]
     assert pack(weight, 1) is weight
+
+
+def test_bytes_are_packed_with_the_first_channel_lowest() -> None:
+    weight = np.array([1, -2, 3, 127, -128], np.int8).reshape(1, 5, 1, 1)
+    words = pack_bytes(weight)
+    assert words.shape == (1, 2, 1, 1)
+    assert words.ravel().view(np.int8).tolist() == [1, -2, 3, 127, -128, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

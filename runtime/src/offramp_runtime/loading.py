@@ -63,8 +63,6 @@ def _open(bundle: Bundle, runtime: str, threads: int) -> Stages[Any]:
     if runtime == "native":
         from offramp_runtime import native
 
-        if manifest.precision == "int8":
-            raise ConfigError(f"runtime 'native' has no int8, in which {folder} was written; take '{manifest.kind}'")
         return native.open_stages(folder, manifest.num_exits, threads=threads, precision=manifest.precision)
     if manifest.kind == "onnx":
         from offramp_runtime import onnx

@@ -33,4 +33,4 @@ def _why_not(subject: Subject) -> OfframpError | None:
     )
 
 
-RUNTIMES = {"native": RuntimeSpec(("fp32", "bf16"), _open, _why_not)}
+RUNTIMES = {"native": RuntimeSpec(("fp32", "bf16", "int8"), _open, _why_not)}

@@ -22,7 +22,7 @@ class Vectors:
     registers: int
     """That sums and what they are made of may take; compilers want some for themselves."""
     packed: int = 1
-    """Channels of a word: 1 in float32, 2 in bfloat16."""
+    """Channels of a word that holds no bytes: 1 in float32, 2 in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,12 @@ class Cut:
 
 
 @cache
-def best_cuts(channels: int, columns: int, vectors: Vectors) -> tuple[Cut, Cut]:
-    """Of a product of so many channels (values that are broadcast) and columns (vectors), what takes the fewest cycles."""
-    return _best(channels, range(vectors.packed, channels + 1, vectors.packed), columns, vectors)
+def best_cuts(channels: int, columns: int, vectors: Vectors, multiple: int) -> tuple[Cut, Cut]:
+    """Of a product of so many channels (values that are broadcast) and columns (vectors), what takes the fewest cycles.
+
+    Parts have a multiple of so many channels.
+    """
+    return _best(channels, range(multiple, channels + 1, multiple), columns, vectors)
 
 
 @cache

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from offramp_runtime import graph
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
-from offramp_runtime.native.kernels import ChannelKernel, PixelKernel, cases, pixels, window
+from offramp_runtime.native.kernels import ChannelKernel, PixelKernel, Words, cases, pixels, window
 from offramp_runtime.native.layers import Conv, MaxPool, Mean, Network
 from offramp_runtime.native.placing import Layout, Place
 from offramp_runtime.native.planes import Plane, round_up
-from offramp_runtime.native.steps import Step
-from offramp_runtime.native.words import pack
+from offramp_runtime.native.steps import BYTES, Step
+from offramp_runtime.native.words import pack, pack_bytes
 
 _ALIGNED = 16
 """Words of a cache line."""
@@ -63,6 +63,7 @@ class _Writer:
         known = {
             "LANES": self._vectors.lanes,
             "PACKED": self._vectors.packed,
+            "BYTES": int(bool(self._network.units)),
             "MEMORY": self._layout.memory,
             "SCRATCH": self._layout.scratch,
             "CLASSES": self._network.shapes[graph.logits_name(0)][0],
@@ -86,45 +87,45 @@ class _Writer:
         source, sink = self._layout.places[step.source], self._layout.places[step.sink]
         if isinstance(step.does, Conv):
             write = self._conv_of_pixels if step.over_pixels else self._conv_of_channels
-            body = write(step.does, source, sink)
+            body = write(step, step.does, source, sink)
         elif isinstance(step.does, MaxPool):
             body = self._max_pool(step.does, source, sink)
         else:
-            body = _mean(source, sink) if isinstance(step.does, Mean) else _split(source, sink)
+            unit = self._network.units.get(step.source)
+            body = _mean(source, sink, unit) if isinstance(step.does, Mean) else _split(source, sink)
         given = "float *memory, float *scratch, float *logits, const float *weights, long part, long parts"
         ends = [f"const float *in = {source.area} + {source.start};", f"float *out = {sink.area} + {sink.start};"]
         return f"\nstatic void step{number}({given}) {{\n" + "".join(f"    {line}\n" for line in (*ends, *body)) + "}\n"
 
-    def _conv_of_pixels(self, conv: Conv, source: Place, sink: Place) -> list[str]:
-        plane, packed, lanes = sink.plane, self._vectors.packed, self._vectors.lanes
-        weight, bias = _padded(conv, sink.planes * packed)
-        weight = pack(weight, packed)
-        rows, columns = best_cuts(len(weight), plane.vectors, self._vectors)
-        blocks = [weight[o : o + rows.size].transpose(1, 2, 3, 0) for o in range(0, len(weight), rows.size)]
-        first, started = self._keep(*blocks), self._keep(bias)
+    def _conv_of_pixels(self, step: Step, conv: Conv, source: Place, sink: Place) -> list[str]:
+        plane, lanes, packed = sink.plane, self._vectors.lanes, sink.packed
+        weights = self._parameters(step, conv, source.packed, sink.planes * packed)
+        out, planes = weights.words.shape[:2]
+        rows, columns = best_cuts(out, plane.vectors, self._vectors, packed)
+        first, rest = self._keep(*weights.blocks(rows.size)), self._keep_rest(weights)
         taps = window(conv.size, conv.stride, plane)
         between = source.plane.pitch * (4 if conv.stride == 2 else 1)
         lines = [
             *_share(rows.parts * columns.parts, "t"),
             f"    const long o = t / {columns.parts} * {rows.size}, c = t % {columns.parts};",
             f"    const long pixel = c * {columns.size * lanes};",
-            f"    const float *w = weights + {first} + o * {weight[0].size}, *bias = weights + {started} + o;",
+            f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
             f"    float *to = out + o / {packed} * {plane.pitch} + pixel;",
         ]
+        kind = Words(lanes, source.packed, packed)
         for (m, here), (n, there) in product(cases(rows, "o", rows.size), cases(columns, "c")):
-            name = self._kernel(PixelKernel(m, n, taps, between, plane.pitch, self._vectors, conv.relu))
-            given = f"in + pixel, w, bias, to, {self._mask(plane)} + pixel, {weight.shape[1]}"
+            name = self._kernel(PixelKernel(m, n, taps, between, plane.pitch, kind, conv.relu))
+            given = f"in + pixel, w, bias, scales, to, {self._mask(plane)} + pixel, {planes}"
             lines.append(f"    if ({here} && {there}) {name}({given});")
         return [*lines, "}"]
 
-    def _conv_of_channels(self, conv: Conv, source: Place, sink: Place) -> list[str]:
-        plane, packed, lanes, out = sink.plane, self._vectors.packed, self._vectors.lanes, len(conv.weight)
-        weight, bias = _padded(conv, round_up(out, lanes))
-        weight = pack(weight, packed)
-        rows, columns = best_map_cuts(plane.height, plane.width, len(weight) // lanes, self._vectors)
+    def _conv_of_channels(self, step: Step, conv: Conv, source: Place, sink: Place) -> list[str]:
+        plane, lanes, packed, channels = sink.plane, self._vectors.lanes, sink.packed, len(conv.weight)
+        weights = self._parameters(step, conv, source.packed, round_up(channels, lanes))
+        out, planes = weights.words.shape[:2]
+        rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors)
         wide = columns.size * lanes
-        blocks = [weight[o : o + wide].transpose(1, 2, 3, 0) for o in range(0, len(weight), wide)]
-        first, started = self._keep(*blocks), self._keep(bias)
+        first, rest = self._keep(*weights.blocks(wide)), self._keep_rest(weights)
         pitch = None if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
         lines = [
@@ -132,19 +133,36 @@ class _Writer:
             f"    const long c = t / {rows.parts}, r = t % {rows.parts}, o = c * {wide};",
             f"    const long y = r * {rows.size} / {plane.width}, x = r * {rows.size} % {plane.width};",
             f"    const float *from = in + y * {row} + x * {conv.stride};",
-            f"    const float *w = weights + {first} + o * {weight[0].size}, *bias = weights + {started} + o;",
+            f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
             "    float *to = out + o;"
             if pitch is None
             else f"    float *to = out + o / {packed} * {pitch} + y * {plane.row} + x;",
         ]
-        taps = window(conv.size, 1, source.plane)
+        taps, kind = window(conv.size, 1, source.plane), Words(lanes, source.packed, packed)
         for (n, there), (m, here) in product(cases(columns, "c"), cases(rows, "r")):
             read = pixels(m, plane.width, row, conv.stride)
             written = pixels(m, plane.width, plane.row, 1)
-            kernel = ChannelKernel(n, read, written, taps, source.plane.pitch, pitch, self._vectors, conv.relu)
-            given = f"from, w, bias, to, {weight.shape[1]}, {out} - o"
+            kernel = ChannelKernel(n, read, written, taps, source.plane.pitch, pitch, kind, conv.relu)
+            given = f"from, w, bias, scales, to, {planes}, {channels} - o"
             lines.append(f"    if ({there} && {here}) {self._kernel(kernel)}({given});")
         return [*lines, "}"]
+
+    def _parameters(self, step: Step, conv: Conv, packed: int, channels: int) -> "_Parameters":
+        units = self._network.units
+        read, written = units.get(conv.source, 1.0), units.get(step.sink, 1.0)
+        more = (0, channels - len(conv.weight))
+        weight, bias = np.pad(conv.weight, (more, (0, 0), (0, 0), (0, 0))), np.pad(conv.bias, more)
+        if conv.unit is None:
+            return _Parameters(pack(weight, packed), bias, np.full(channels, 1 / written, np.float32))
+        unit = np.pad(conv.unit.astype(np.float64), more, constant_values=1.0)
+        whole = np.rint(weight / unit[:, None, None, None]).astype(np.int8)
+        sums = np.rint(bias / (read * unit)).astype(np.int32).view(np.float32)
+        return _Parameters(pack_bytes(whole), sums, (read * unit / written).astype(np.float32))
+
+    def _keep_rest(self, weights: "_Parameters") -> str:
+        """What a step says of its bias and scales."""
+        bias, scales = self._keep(weights.bias), self._keep(weights.scales)
+        return f"*bias = weights + {bias} + o, *scales = weights + {scales} + o"
 
     def _max_pool(self, pool: MaxPool, source: Place, sink: Place) -> list[str]:
         plane, taps = sink.plane, window(pool.size, pool.stride, sink.plane)
@@ -172,14 +190,17 @@ class _Writer:
         return self._kernels.setdefault(kernel, f"kernel{len(self._kernels)}")
 
 
-def _mean(source: Place, sink: Place) -> list[str]:
-    plane = source.plane
-    ends = f"in + i * {plane.pitch}, out + i * {sink.plane.pitch}"
-    return [
-        *_share(source.planes, "i"),
-        f"    mean_of_plane({ends}, {plane.vectors}, {plane.height * plane.width});",
-        "}",
-    ]
+def _mean(source: Place, sink: Place, unit: float | None) -> list[str]:
+    plane, pitch = source.plane, sink.plane.pitch
+    pixels_of = plane.height * plane.width
+    if unit is None:
+        ends = f"in + i * {plane.pitch}, out + i * {pitch}"
+        call = f"mean_of_plane({ends}, {plane.vectors}, {pixels_of})"
+    else:
+        ends = f"in + i * {plane.pitch}, out + i * {BYTES * pitch}"
+        scale = float(np.float32(unit / pixels_of)).hex()
+        call = f"mean_of_bytes({ends}, {plane.vectors}, {scale}f, {pitch}, {source.channels} - i * {BYTES})"
+    return [*_share(source.planes, "i"), f"    {call};", "}"]
 
 
 def _split(source: Place, sink: Place) -> list[str]:
@@ -189,10 +210,20 @@ def _split(source: Place, sink: Place) -> list[str]:
     return [*_share(source.planes, "i"), f"    split_plane({ends}, {sizes});", "}"]
 
 
-def _padded(conv: Conv, channels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Its weight and bias with so many output channels, those beyond its own zero."""
-    more = (0, channels - len(conv.weight))
-    return np.pad(conv.weight, (more, (0, 0), (0, 0), (0, 0))), np.pad(conv.bias, more)
+@dataclass(frozen=True, eq=False)
+class _Parameters:
+    """Of a convolution, with as many output channels as are computed."""
+
+    words: NDArray[np.float32]
+    """Weights (out, planes, size, size)."""
+    bias: NDArray[np.float32]
+    """(out,), in the bits of what sums are."""
+    scales: NDArray[np.float32]
+    """(out,), from sums to what is written."""
+
+    def blocks(self, size: int) -> list[NDArray[np.float32]]:
+        """Weights (planes, size, size, channels) of so many channels each."""
+        return [self.words[o : o + size].transpose(1, 2, 3, 0) for o in range(0, len(self.words), size)]
 
 
 def _share(count: int, name: str) -> list[str]:

@@ -17,11 +17,12 @@ _ARM = ("aarch64", "arm64")
 
 def why_not(precision: Precision) -> ConfigError | None:
     """What to raise where this CPU cannot compute so."""
-    if precision == "bf16" and "avx512_bf16" not in cpu_features():
-        return ConfigError(
-            "precision bf16 in runtime 'native' needs a CPU with avx512_bf16, which this one lacks; take another"
-        )
-    return None
+    needed = {"bf16": "avx512_bf16", "int8": "avx512_vnni"}.get(precision)
+    if needed is None or needed in cpu_features():
+        return None
+    return ConfigError(
+        f"precision {precision} in runtime 'native' needs a CPU with {needed}, which this one lacks; take another"
+    )
 
 
 def why_no_compiler() -> ConfigError | None:
@@ -45,9 +46,9 @@ def _compiler() -> list[str] | None:
 
 
 def vectors(precision: Precision) -> Vectors:
-    """Of this CPU; a few registers are left to the compiler, which otherwise moves sums in and out of memory."""
-    if precision == "bf16":
-        return Vectors(16, 28, packed=2)
+    """Of this CPU; some registers are left to the compiler, which otherwise moves sums in and out of memory."""
+    if precision != "fp32":
+        return Vectors(16, 20, packed=2 if precision == "bf16" else 1)
     if platform.machine() in _ARM:
         return Vectors(4, 28)
     if "avx512f" in cpu_features():
@@ -67,7 +68,8 @@ def compile_library(text: str, library: Path) -> None:
     source = library.with_suffix(".c")
     source.write_text(text)
     own = "-mcpu=native" if platform.machine() in _ARM else "-march=native"
-    command = [*compiler, "-O3", own, "-shared", "-fPIC", "-pthread", "-o", str(library), str(source)]
+    kind = ["-O3", own, "-shared", "-fPIC", "-pthread", "-Werror=implicit-function-declaration"]
+    command = [*compiler, *kind, "-o", str(library), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

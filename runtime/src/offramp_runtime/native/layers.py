@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -39,6 +39,8 @@ class Conv:
     """(out,)."""
     stride: int
     relu: bool
+    unit: NDArray[np.float32] | None = None
+    """What the weights of each output channel are multiples of, (out,), where they are 8-bit numbers."""
 
     @property
     def size(self) -> int:
@@ -86,6 +88,8 @@ class Network:
     """Which stage gives a map; the images are there before stage 0."""
     ways: tuple[frozenset[str], ...]
     """What is needed straight to each exit, (K,)."""
+    units: Mapping[str, float] = field(default_factory=dict)
+    """Of maps that are kept as unsigned 8-bit numbers: what their values are multiples of."""
 
     @property
     def num_exits(self) -> int:
@@ -114,7 +118,7 @@ def read_network(whole: "ModelProto", num_exits: int) -> Network:
     for k in range(num_exits):
         given = {name for node in graph.cut_direct(whole, k).model.graph.node for name in node.output}
         ways.append(frozenset(name for name in made if name in given))
-    return Network(tuple(found.layers), found.shapes, stages, tuple(ways))
+    return Network(tuple(found.layers), found.shapes, stages, tuple(ways), found.units)
 
 
 class _Reader:
@@ -130,7 +134,15 @@ class _Reader:
         self._constants = _constants(whole)
         self._nodes = [node for node in whole.graph.node if not set(node.output) <= self._constants.keys()]
         self._readers = Counter(name for node in self._nodes for name in node.input)
-        self._not_negative: set[str] = set()
+        self._units_of_weights = {
+            node.output[0]: self._constants[node.input[1]]
+            for node in graph.fixed_nodes(whole)
+            if node.op_type == "DequantizeLinear"
+        }
+        self.units = {node.input[0]: self._unit(node) for node in self._nodes if node.op_type == "QuantizeLinear"}
+        self._same: dict[str, str] = {}
+        """Maps that were rounded, by what the graph calls them afterwards."""
+        self._not_negative = set(self.units)
         convs = {name for node in self._nodes if node.op_type == "Conv" for name in node.output}
         relus = {node.input[0]: node.output[0] for node in self._nodes if node.op_type == "Relu"}
         self._relus = {name: after for name, after in relus.items() if name in convs and self._readers[name] == 1}
@@ -141,20 +153,38 @@ class _Reader:
     def _add(self, node: "NodeProto") -> None:
         if node.op_type == "Relu" and node.input[0] in self._relus:
             return  # part of the convolution
-        given = _attributes(node)
-        match node.op_type:
-            case "Conv":
-                self._conv(node, given)
-            case "Gemm":
-                self._gemm(node, given)
-            case "MaxPool":
-                self._max_pool(node, given)
-            case "ReduceMean":
-                self._mean(node)
-            case "Concat":
-                self._concat(node, given)
-            case _:
-                raise _unknown(node, given)
+        read = {
+            "Conv": self._conv,
+            "Gemm": self._gemm,
+            "MaxPool": self._max_pool,
+            "ReduceMean": self._mean,
+            "Concat": self._concat,
+            "QuantizeLinear": self._quantise,
+            "DequantizeLinear": self._dequantise,
+        }
+        read.get(node.op_type, _refuse)(node, _attributes(node))
+
+    def _quantise(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        del given
+        self._same[node.output[0]] = node.input[0]
+
+    def _dequantise(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
+        if node.input[0] not in self._same:
+            raise _unknown(node, given)
+        self._same[node.output[0]] = self._same[node.input[0]]
+
+    def _unit(self, node: "NodeProto") -> float:
+        """Of 8-bit numbers from 0 on."""
+        unit, zero = (self._constants.get(name) for name in [*node.input[1:], ""][:2])
+        if unit is None or zero is None or unit.ndim or zero.dtype != np.uint8 or zero != 0:
+            raise _unknown(node, {"zero point": zero, "scale": unit})
+        return float(unit)
+
+    def _source(self, node: "NodeProto", place: int = 0) -> str:
+        name: str = node.input[place]
+        if name in self.units:  # others read it rounded, and it lies there only once
+            raise _unknown(node, {"of unrounded": name})
+        return self._same.get(name, name)
 
     def _conv(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         weight, bias = self._parameters(node, given)
@@ -163,13 +193,16 @@ class _Reader:
         if not (plain and size % 2 and set(given["pads"]) == {size // 2} and given["strides"] in ([1, 1], [2, 2])):
             raise _unknown(node, given)
         sink = self._relus.get(node.output[0], node.output[0])
-        self._keep_conv(Conv(node.input[0], sink, weight, bias, stride, sink != node.output[0]))
+        source, unit = self._source(node), self._units_of_weights.get(node.input[1])
+        if (source in self.units) != (unit is not None):
+            raise _unknown(node, {**given, "8-bit": "either its input or its weights"})
+        self._keep_conv(Conv(source, sink, weight, bias, stride, sink != node.output[0], unit))
 
     def _gemm(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         weight, bias = self._parameters(node, given)
         if (given["alpha"], given["beta"], given["transA"], given["transB"]) != (1, 1, 0, 1):
             raise _unknown(node, given)
-        self._keep_conv(Conv(node.input[0], node.output[0], weight[:, :, None, None], bias, 1, relu=False))
+        self._keep_conv(Conv(self._source(node), node.output[0], weight[:, :, None, None], bias, 1, relu=False))
 
     def _parameters(self, node: "NodeProto", given: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Weight and bias."""
@@ -188,27 +221,40 @@ class _Reader:
         size, stride = given["kernel_shape"][0], given["strides"][0]
         plain = _is_plain(given) and not given["ceil_mode"] and set(given["pads"]) == {size // 2}
         square = set(given["kernel_shape"]) == {size} and set(given["strides"]) == {stride}
-        if not (plain and square and size % 2 and stride == 2 and node.input[0] in self._not_negative):
+        source = self._source(node)
+        if not (plain and square and size % 2 and stride == 2 and source in self._not_negative):
             raise _unknown(node, given)
-        channels, height, width = self.shapes[node.input[0]]
+        if self._readers[source] == 1 and node.output[0] in self.units and source not in self.units:
+            self.units[source] = self.units[node.output[0]]  # the largest, rounded, is the largest of what is rounded
+        self._check_same_unit(node, (source, node.output[0]))
+        channels, height, width = self.shapes[source]
         self.shapes[node.output[0]] = (channels, _fewer(height, stride), _fewer(width, stride))
         self._not_negative.add(node.output[0])
-        self.layers.append(MaxPool(node.input[0], node.output[0], size, stride))
+        self.layers.append(MaxPool(source, node.output[0], size, stride))
 
-    def _mean(self, node: "NodeProto") -> None:
+    def _mean(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         read = self._constants.get(node.input[1]) if len(node.input) == 2 else None
         axes = [] if read is None else [axis % 4 for axis in read.tolist()]
         if sorted(axes) != [2, 3]:
-            raise _unknown(node, {"axes": axes})
-        self.shapes[node.output[0]] = (self.shapes[node.input[0]][0], 1, 1)
-        self.layers.append(Mean(node.input[0], node.output[0]))
+            raise _unknown(node, {**given, "axes": axes})
+        source = self._source(node)
+        self.shapes[node.output[0]] = (self.shapes[source][0], 1, 1)
+        self.layers.append(Mean(source, node.output[0]))
 
     def _concat(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         if given["axis"] != 1:
             raise _unknown(node, given)
-        shapes = [self.shapes[name] for name in node.input]
+        parts = tuple(self._source(node, place) for place in range(len(node.input)))
+        self._check_same_unit(node, (*parts, node.output[0]))
+        shapes = [self.shapes[name] for name in parts]
         self.shapes[node.output[0]] = (sum(shape[0] for shape in shapes), *shapes[0][1:])
-        self.layers.append(Concat(tuple(node.input), node.output[0]))
+        self.layers.append(Concat(parts, node.output[0]))
+
+    def _check_same_unit(self, node: "NodeProto", names: tuple[str, ...]) -> None:
+        """What is only moved is not rounded anew."""
+        units = {self.units.get(name) for name in names}
+        if len(units) > 1:
+            raise _unknown(node, {"units": sorted(map(str, units))})
 
 
 def _constants(whole: "ModelProto") -> dict[str, NDArray[Any]]:
@@ -240,6 +286,10 @@ def _is_plain(given: Mapping[str, Any]) -> bool:
 def _fewer(side: int, stride: int) -> int:
     """Pixels that a window over a border of half its size gives."""
     return -(-side // stride)
+
+
+def _refuse(node: "NodeProto", given: Mapping[str, Any]) -> None:
+    raise _unknown(node, given)
 
 
 def _unknown(node: "NodeProto", given: Mapping[str, object]) -> ConfigError:

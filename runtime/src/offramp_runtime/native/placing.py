@@ -13,7 +13,7 @@ from offramp_runtime.errors import ConfigError
 from offramp_runtime.native.blocks import Vectors
 from offramp_runtime.native.layers import Concat, Network, Shape, sources
 from offramp_runtime.native.planes import Plane
-from offramp_runtime.native.steps import Step, borders, in_order, shapes_of
+from offramp_runtime.native.steps import Step, borders, in_order, packed_of, shapes_of
 
 Area: TypeAlias = Literal["memory", "scratch", "logits"]
 
@@ -29,6 +29,8 @@ class Place:
     planes: int
     """Of words."""
     plane: Plane
+    packed: int
+    """Channels of a word."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,12 @@ def place(network: Network, vectors: Vectors) -> Layout:
         ConfigError: a map would have to lie in two places, or amid a word.
     """
     steps = in_order(network, vectors.lanes)
-    shapes = shapes_of(network, steps, vectors.packed)
+    packed = packed_of(network, steps, vectors.packed)
+    shapes = shapes_of(network, steps, packed)
     around = borders(steps, shapes)
     sizes = {shape[1:] for shape in shapes.values()}
     planes = {size: Plane(*size, around.get(size, 0), vectors.lanes) for size in sizes}
-    maps = _Maps(shapes, planes, join(network, vectors.packed), vectors.packed)
+    maps = _Maps(shapes, planes, join(network, packed), packed)
     memory, begins = _memory(network, maps)
     scratch, starts = _scratch(steps, maps, {*begins, *map(graph.logits_name, range(network.num_exits))})
     places = {}
@@ -81,7 +84,7 @@ class Home:
     before: int
 
 
-def join(network: Network, packed: int) -> dict[str, Home]:
+def join(network: Network, packed: Mapping[str, int]) -> dict[str, Home]:
     """Where maps that are concatenated belong.
 
     Raises:
@@ -95,9 +98,9 @@ def join(network: Network, packed: int) -> dict[str, Home]:
             for name in layer.sources:
                 if homes.setdefault(name, Home(home.root, before)) != Home(home.root, before):
                     raise _two_places(name)
-                if before % packed:
+                if before % packed[name]:
                     raise ConfigError(
-                        f"runtime 'native' packs {packed} channels, and {name} comes after {before}; take fp32"
+                        f"runtime 'native' packs {packed[name]} channels, and {name} comes after {before}; take fp32"
                     )
                 before += network.shapes[name][0]
     _check_apart(network, homes)
@@ -124,7 +127,7 @@ class _Maps:
     shapes: Mapping[str, Shape]
     planes: Mapping[tuple[int, int], Plane]
     homes: Mapping[str, Home]
-    packed: int
+    packed: Mapping[str, int]
 
     def root(self, name: str) -> str:
         return self.homes[name].root if name in self.homes else name
@@ -134,11 +137,11 @@ class _Maps:
 
     def words(self, name: str) -> int:
         """Planes that hold its channels."""
-        return -(-self.shapes[name][0] // self.packed)
+        return -(-self.shapes[name][0] // self.packed[name])
 
     def before(self, name: str) -> int:
         """Planes before it in its root."""
-        return self.homes[name].before // self.packed if name in self.homes else 0
+        return self.homes[name].before // self.packed[name] if name in self.homes else 0
 
 
 def _memory(network: Network, maps: _Maps) -> tuple[int, dict[str, int]]:
@@ -179,10 +182,10 @@ def _place(name: str, maps: _Maps, begins: Mapping[str, int], starts: Mapping[st
     channels, words = maps.shapes[name][0], maps.words(name)
     inside = plane.lead + maps.before(name) * plane.pitch
     if root in begins:
-        return Place("memory", begins[root] + inside, channels, words, plane)
+        return Place("memory", begins[root] + inside, channels, words, plane, maps.packed[name])
     if root in starts:
-        return Place("scratch", starts[root] + inside, channels, words, plane)
-    return Place("logits", 0, channels, words, plane)
+        return Place("scratch", starts[root] + inside, channels, words, plane, maps.packed[name])
+    return Place("logits", 0, channels, words, plane, maps.packed[name])
 
 
 def _alive(network: Network, maps: _Maps, begins: Mapping[str, int]) -> tuple[tuple[Span, ...], ...]:

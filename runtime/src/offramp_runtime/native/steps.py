@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from offramp_runtime.native.layers import Concat, Conv, Layer, MaxPool, Mean, Network, Shape
 from offramp_runtime.native.planes import Plane, round_up
 
+BYTES = 4
+"""In a word."""
 _WORTH = 1.03
 """How much longer as many products take with vectors of channels: each is loaded from the weights (on a Zen 4)."""
 
@@ -54,14 +56,20 @@ def in_order(network: Network, lanes: int) -> list[Step]:
     return steps
 
 
-def shapes_of(network: Network, steps: list[Step], packed: int) -> dict[str, Shape]:
+def shapes_of(network: Network, steps: list[Step], packed: Mapping[str, int]) -> dict[str, Shape]:
     """Of all maps, splits among them, whose planes hold as many channels as those they are made of."""
     shapes = dict(network.shapes)
     for step in steps:
         if isinstance(step.does, Split):
-            channels, height, width = shapes[step.does.source]
-            shapes[step.sink] = (4 * round_up(channels, packed), -(-height // 2), -(-width // 2))
+            channels, height, width = shapes[step.source]
+            shapes[step.sink] = (4 * round_up(channels, packed[step.source]), -(-height // 2), -(-width // 2))
     return shapes
+
+
+def packed_of(network: Network, steps: list[Step], usual: int) -> dict[str, int]:
+    """How many channels of each map a word holds: four of 8 bits, else as many as is usual for the precision."""
+    packed = {name: BYTES if name in network.units else usual for name in network.shapes}
+    return packed | {step.sink: packed[step.source] for step in steps if isinstance(step.does, Split)}
 
 
 def borders(steps: list[Step], shapes: Mapping[str, Shape]) -> dict[tuple[int, int], int]:

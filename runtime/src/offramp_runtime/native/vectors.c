@@ -1,5 +1,6 @@
 /* Vectors of 32-bit words, as GCC and Clang have them for every CPU. A word is a float, or with PACKED 2 two channels in
-   bfloat16, the first in the lower half; sums are floats always. */
+   bfloat16, the first in the lower half; with BYTES most maps hold four channels of 8 bits in a word, the first in the lowest
+   byte. Sums are floats, of bytes integers. */
 
 #include <pthread.h>
 #include <sched.h>
@@ -7,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#if PACKED == 2
+#if PACKED == 2 || BYTES
 #include <immintrin.h>
 #endif
 
@@ -45,12 +46,20 @@ static inline vector plus(vector sum, vector x, vector y) { return sum + x * y; 
 
 static inline float word(const float *channels) { return *channels; }
 
+static inline void scatter1(float *out, vector sums, long pitch, long channels) {
+    float found[LANES];
+    store(found, sums);
+    for (long c = 0; c < LANES && c < channels; c++) out[c * pitch] = found[c];
+}
+
+#if !BYTES
 static inline vector larger(vector x, vector y) {
     bits first = (x > y) | (x != x);
     return (vector)(((bits)x & first) | ((bits)y & ~first));
 }
 
 static inline void add_channels(vector *sums, vector x) { sums[0] += x; }
+#endif
 
 #else
 
@@ -65,7 +74,7 @@ static inline words rounded(vector x) {
     return (((words)x + 0x7fff + (((words)x >> 16) & 1)) & ~none) | (none & 0x7fc00000);
 }
 
-static inline vector pair(vector low, vector high) {
+static inline vector join2(vector low, vector high) {
     return (vector)((rounded(low) >> 16) | (rounded(high) & 0xffff0000));
 }
 
@@ -91,20 +100,67 @@ static inline void add_channels(vector *sums, vector x) {
     sums[1] += (vector)((words)x & 0xffff0000);
 }
 
-#endif
-
 /* The channels of a vector of sums to words of so many planes. */
-static inline void scatter(float *out, vector sums, long pitch, long channels) {
+static inline void scatter2(float *out, vector sums, long pitch, long channels) {
     float found[LANES];
     store(found, sums);
-    for (long c = 0; c < LANES && c < channels; c += PACKED) out[c / PACKED * pitch] = word(found + c);
+    for (long c = 0; c < LANES && c < channels; c += 2) out[c / 2 * pitch] = word(found + c);
 }
+
+#endif
 
 static inline void scatter_floats(float *out, vector sums, long channels) {
     float found[LANES];
     store(found, sums);
     for (long c = 0; c < LANES && c < channels; c++) out[c] = found[c];
 }
+
+#if BYTES
+
+typedef uint8_t bytes __attribute__((vector_size(4 * LANES)));
+
+/* Products of four bytes from 0 to 255, and four from -128 to 127. */
+static inline vector plus_bytes(vector sum, vector x, vector y) {
+    /* Not the intrinsic: with it GCC 12 reorders the sums and moves them through memory, which takes a third longer. */
+    __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+    return sum;
+}
+
+static inline vector numbers(vector sums) { return __builtin_convertvector((bits)sums, vector); }
+
+/* To the nearest integer, of two as near the even one. */
+static inline __m512i whole(vector x) { return _mm512_max_epi32(_mm512_cvtps_epi32((__m512)x), _mm512_setzero_si512()); }
+
+static inline words to_byte(vector x) { return (words)_mm512_min_epi32(whole(x), _mm512_set1_epi32(255)); }
+
+static inline vector join4(vector a, vector b, vector c, vector d) {
+    return (vector)(to_byte(a) | to_byte(b) << 8 | to_byte(c) << 16 | to_byte(d) << 24);
+}
+
+static inline void scatter4(float *out, vector sums, long pitch, long channels) {
+    float found[LANES / 4];
+    _mm_storeu_si128((__m128i *)found, _mm512_cvtusepi32_epi8(whole(sums)));
+    for (long c = 0; c < LANES / 4 && 4 * c < channels; c++) out[c * pitch] = found[c];
+}
+
+static inline vector larger(vector x, vector y) {
+    bytes first = (bytes)x > (bytes)y;
+    return (vector)(((bytes)x & first) | ((bytes)y & ~first));
+}
+
+/* Of the pixels of four channels, as floats in planes of their own. */
+static inline void mean_of_bytes(const float *in, float *out, long vectors, float scale, long pitch, long channels) {
+    words sums[4] = {};
+    for (long p = 0; p < vectors * LANES; p += LANES)
+        for (int c = 0; c < 4; c++) sums[c] += (words)load(in + p) >> 8 * c & 0xff;
+    for (long c = 0; c < 4 && c < channels; c++) {
+        uint32_t sum = 0;
+        for (int l = 0; l < LANES; l++) sum += sums[c][l];
+        out[c * pitch] = sum * scale;
+    }
+}
+
+#else
 
 /* Of the pixels of a plane; zeros between rows add nothing. */
 static inline void mean_of_plane(const float *in, float *out, long vectors, long pixels) {
@@ -119,6 +175,8 @@ static inline void mean_of_plane(const float *in, float *out, long vectors, long
     }
     *out = word(means);
 }
+
+#endif
 
 /* Rows and columns of a plane by parity, as four planes; what is missing of the odd ones is zero. */
 static inline void split_plane(const float *in, float *out, long height, long width, long row, long half_row, long pitch) {

@@ -18,6 +18,15 @@ def pack(weight: NDArray[np.float32], packed: int) -> NDArray[np.float32]:
     return (halves[:, ::2] | halves[:, 1::2] << 16).view(np.float32)
 
 
+def pack_bytes(weight: NDArray[np.int8]) -> NDArray[np.float32]:
+    """The same of weights in 8 bits, four input channels a word, the first in the lowest byte."""
+    rest = -weight.shape[1] % 4
+    whole = np.pad(weight, [(0, 0), (0, rest), *[(0, 0)] * (weight.ndim - 2)])
+    grouped = whole.reshape(len(whole), -1, 4, *whole.shape[2:])
+    words: NDArray[np.float32] = np.ascontiguousarray(np.moveaxis(grouped, 2, -1)).view(np.float32)[..., 0]
+    return words
+
+
 def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     """The upper halves of the nearest ones, of two as near the even one."""
     whole = np.ascontiguousarray(values, np.float32).view(np.uint32)
