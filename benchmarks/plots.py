@@ -14,6 +14,7 @@ COLOURS = {
     "public code": "#8a8f98",
     "eager": "#d1495b",
     "compiled": "#edae49",
+    "native": "#66a182",
     "onnx": "#00798c",
     "openvino": "#5c4d7d",
     "none": "#8a8f98",
