@@ -24,11 +24,12 @@ from offramp.catalog import entries, lookup
 from offramp.classifier import Classifier
 from offramp.classifier.folder import INT8, read
 from offramp.classifier.quantised import quantise, quantise_with
-from offramp.engine.opening import runtimes
+from offramp.engine.opening import Subject, check_possible, runtimes
 from offramp.errors import OfframpError
 from offramp.measure.machine import describe_machine
 from offramp.nets.base import NetConfig
 from offramp.report.tables import Table
+from offramp_runtime.precision import check_precision
 from runtimes import model_folder, random_images
 
 BATCHES = (1, 7, 64)
@@ -79,12 +80,22 @@ def compare(variant: str, runtime: str, precision: str) -> Row:
     began = time.perf_counter()
     row: Row = {"network": variant, "runtime": runtime, "precision": precision}
     try:
+        check(variant, runtime, precision)  # before anything is prepared
         classifier = prepared(variant, precision).use(runtime, precision=precision)
     except OfframpError as error:
         return row | {"refused": str(error)}
     errors = [error_of(classifier, batch) for batch in BATCHES]
     broken = precision == "fp32" and max(errors) > LIMIT
     return row | {"errors": errors, "broken": broken, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def check(variant: str, runtime: str, precision: str) -> None:
+    """Refuse what the runtime cannot do, whatever the weights."""
+    config: NetConfig = lookup("network", variant, "nets", "VARIANTS")
+    with torch.device("meta"):
+        net = config.build()
+    subject = Subject(net, "", check_precision(precision), 1, torch.device("cpu"), Path(INT8))
+    check_possible(runtime, runtimes()[runtime], subject)
 
 
 def prepared(variant: str, precision: str) -> Classifier:
