@@ -5,7 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,40 @@ def run_all(stages: Stages[Any], given: NDArray[np.float32]) -> NDArray[np.float
         state, of_exit = stages.step(k, state)
         logits.append(of_exit)
     return np.stack(logits)
+
+
+def check_joining(stages: Stages[Any]) -> None:
+    """Joined states go on as one batch would."""
+    given = network_input(9)
+    parts = [stages.step(0, stages.start(part))[0] for part in (given[:4], given[4:5], given[5:])]
+    state, logits = stages.step(1, stages.join(parts))
+    assert_close(logits, expected(given)[1])
+    assert_close(stages.step(2, state)[1], expected(given)[2])
+
+
+def check_many_threads(stages: Stages[Any]) -> None:
+    """Threads that run batches of different sizes at once do not disturb one another."""
+    batches = {seed: network_input(1 + seed % 5, seed) for seed in range(12)}
+    wanted = {seed: expected(given) for seed, given in batches.items()}
+    together = threading.Barrier(4)
+
+    def work(worker: int) -> None:
+        together.wait()
+        for turn in range(24):
+            seed = (5 * turn + worker) % 12
+            assert_close(run_all(stages, batches[seed]), wanted[seed])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+
+
+def check_stepping_one_state_at_once(stages: Stages[Any]) -> None:
+    """Threads that step the same state get the same."""
+    given = network_input(4)
+    state, _ = stages.step(0, stages.start(given))
+    with ThreadPoolExecutor(4) as threads:
+        for logits in threads.map(lambda _: stages.step(2, stages.step(1, state)[0])[1], range(40)):
+            assert_close(logits, expected(given)[2])
 
 
 def copy_of(bundle: Path, folder: Path) -> Path:

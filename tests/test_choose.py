@@ -86,6 +86,18 @@ def test_one_that_cannot_run_this_network_after_all_is_left_out(world: World) ->
         world.choose()
 
 
+def test_one_that_does_not_open_today_is_tried_again_at_the_next_start(world: World) -> None:
+    whole = world.specs["onnx"]
+
+    def refuses(_subject: Subject) -> Clockwork:
+        raise ArtifactError("the cache is full")
+
+    world.specs["onnx"] = RuntimeSpec(("fp32",), refuses, lambda _subject: None)  # type: ignore[arg-type]
+    assert world.choose() == "openvino"
+    world.specs["onnx"] = whole
+    assert world.choose() == "onnx"
+
+
 def test_it_is_measured_once_and_remembered(world: World) -> None:
     world.choose()
     world.opened.clear()

@@ -1,9 +1,7 @@
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,16 @@ import onnx
 import pytest
 
 import offramp_runtime
-from bundles import as_kind, assert_close, expected, network_input, run_all
+from bundles import (
+    as_kind,
+    assert_close,
+    check_joining,
+    check_many_threads,
+    check_stepping_one_state_at_once,
+    expected,
+    network_input,
+    run_all,
+)
 from offramp.classifier.quantised import quantise_with
 from offramp.engine.graphs import write_graphs
 from offramp_runtime import graph
@@ -108,34 +115,15 @@ def test_rows_taken_go_on_as_those_images_would(opened: NativeStages, rows: list
 
 
 def test_joined_states_go_on_as_one_batch_would(opened: NativeStages) -> None:
-    given = network_input(9)
-    parts = [opened.step(0, opened.start(part))[0] for part in (given[:4], given[4:5], given[5:])]
-    state, logits = opened.step(1, opened.join(parts))
-    assert_close(logits, expected(given)[1])
-    assert_close(opened.step(2, state)[1], expected(given)[2])
+    check_joining(opened)
 
 
 def test_many_threads_may_use_one_instance_at_once(opened: NativeStages) -> None:
-    batches = {seed: network_input(1 + seed % 5, seed) for seed in range(12)}
-    wanted = {seed: expected(given) for seed, given in batches.items()}
-    together = threading.Barrier(4)
-
-    def work(worker: int) -> None:
-        together.wait()
-        for turn in range(24):
-            seed = (5 * turn + worker) % 12
-            assert_close(run_all(opened, batches[seed]), wanted[seed])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+    check_many_threads(opened)
 
 
 def test_threads_may_step_the_same_state(opened: NativeStages) -> None:
-    given = network_input(4)
-    state, _ = opened.step(0, opened.start(given))
-    with ThreadPoolExecutor(4) as threads:
-        for logits in threads.map(lambda _: opened.step(2, opened.step(1, state)[0])[1], range(40)):
-            assert_close(logits, expected(given)[2])
+    check_stepping_one_state_at_once(opened)
 
 
 @pytest.mark.parametrize("rows", [[-1], [0, 7]])

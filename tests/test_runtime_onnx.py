@@ -1,14 +1,20 @@
 import sys
-import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bundles import assert_close, expected, network_input, run_all
+from bundles import (
+    assert_close,
+    check_joining,
+    check_many_threads,
+    check_stepping_one_state_at_once,
+    expected,
+    network_input,
+    run_all,
+)
 from offramp_runtime import onnx, pool, states
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError, MissingExtraError
@@ -90,26 +96,11 @@ def test_rows_taken_go_on_as_those_images_would(stages: OnnxStages, rows: list[i
 
 
 def test_joined_states_go_on_as_one_batch_would(stages: OnnxStages) -> None:
-    given = network_input(9)
-    parts = [stages.step(0, stages.start(part))[0] for part in (given[:4], given[4:5], given[5:])]
-    state, logits = stages.step(1, stages.join(parts))
-    assert_close(logits, expected(given)[1])
-    assert_close(stages.step(2, state)[1], expected(given)[2])
+    check_joining(stages)
 
 
 def test_many_threads_may_use_one_instance_at_once(stages: OnnxStages) -> None:
-    batches = {seed: network_input(1 + seed % 5, seed) for seed in range(12)}
-    wanted = {seed: expected(given) for seed, given in batches.items()}
-    together = threading.Barrier(4)
-
-    def work(worker: int) -> None:
-        together.wait()
-        for turn in range(24):
-            seed = (5 * turn + worker) % 12
-            assert_close(run_all(stages, batches[seed]), wanted[seed])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+    check_many_threads(stages)
 
 
 def test_a_run_that_is_never_cancelled_gives_what_a_step_gives(stages: OnnxStages) -> None:
@@ -171,7 +162,7 @@ def test_few_images_run_on_the_memory_of_those_before(fresh: OnnxStages, monkeyp
     first, second = network_input(3), network_input(3, seed=1)
     for _ in range(2):  # what memory is needed, the first run of all has to find out
         run_all(fresh, first)
-    monkeypatch.setattr(pool, "_aligned", None)  # must not be called
+    monkeypatch.setattr(pool, "aligned", None)  # must not be called
     assert_close(run_all(fresh, second), expected(second))
 
 
@@ -196,11 +187,7 @@ def test_a_stage_out_of_order_is_refused(stages: OnnxStages) -> None:
 
 
 def test_threads_may_step_the_same_state(stages: OnnxStages) -> None:
-    given = network_input(4)
-    state, _ = stages.step(0, stages.start(given))
-    with ThreadPoolExecutor(4) as threads:
-        for logits in threads.map(lambda _: stages.step(2, stages.step(1, state)[0])[1], range(40)):
-            assert_close(logits, expected(given)[2])
+    check_stepping_one_state_at_once(stages)
 
 
 def test_a_second_open_takes_what_the_first_has_prepared(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

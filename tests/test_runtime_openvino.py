@@ -1,11 +1,18 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bundles import assert_close, copy_of, expected, network_input, run_all, run_without
+from bundles import (
+    assert_close,
+    check_joining,
+    check_many_threads,
+    copy_of,
+    expected,
+    network_input,
+    run_all,
+    run_without,
+)
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ArtifactError, ConfigError
 
@@ -99,26 +106,11 @@ def test_rows_taken_go_on_as_those_images_would(
 
 
 def test_joined_states_go_on_as_one_batch_would(stages: OpenVINOStages) -> None:
-    given = network_input(9)
-    parts = [stages.step(0, stages.start(part))[0] for part in (given[:4], given[4:5], given[5:])]
-    state, logits = stages.step(1, stages.join(parts))
-    assert_close(logits, expected(given)[1])
-    assert_close(stages.step(2, state)[1], expected(given)[2])
+    check_joining(stages)
 
 
 def test_many_threads_may_use_one_instance_at_once(stages: OpenVINOStages) -> None:
-    batches = {seed: network_input(1 + seed % 5, seed) for seed in range(12)}
-    wanted = {seed: expected(given) for seed, given in batches.items()}
-    together = threading.Barrier(4)
-
-    def work(worker: int) -> None:
-        together.wait()
-        for turn in range(24):
-            seed = (5 * turn + worker) % 12
-            assert_close(run_all(stages, batches[seed]), wanted[seed])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
+    check_many_threads(stages)
 
 
 def test_a_run_that_is_never_cancelled_gives_what_a_step_gives(stages: OpenVINOStages) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,14 @@ def cache_folder() -> Path:
 def key_of(belongs_to: Mapping[str, object]) -> str:
     """A short digest of plain values."""
     return hashlib.sha256(json.dumps(dict(belongs_to), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """Of their contents, in this order."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], object]) -> Path:

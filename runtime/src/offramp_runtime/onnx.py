@@ -5,7 +5,6 @@ over as they are, the stages' graphs are joined, optimised in one piece, and cut
 kernels. The result belongs to a CPU and a version of ONNX Runtime and is kept in a cache.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import __version__, graph
-from offramp_runtime.cache import cached, unusable
+from offramp_runtime.cache import cached, digest_of, unusable
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
 from offramp_runtime.optimising import optimise, session_options
@@ -128,11 +127,8 @@ def open_stages(folder: Path, num_exits: int, *, threads: int) -> OnnxStages:
     """
     graph.need_onnx()
     sources = [folder / f"stage-{k}.onnx" for k in range(num_exits)]
-    digest = hashlib.sha256()
-    for path in (*sources, folder / graph.WEIGHTS):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
     belongs_to = {
-        "graphs": digest.hexdigest(),
+        "graphs": digest_of((*sources, folder / graph.WEIGHTS)),
         "onnxruntime": version_of("onnxruntime"),
         "offramp-runtime": __version__,
         "cpu": [cpu_name(), sorted(cpu_features())],

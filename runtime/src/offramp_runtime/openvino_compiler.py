@@ -1,13 +1,12 @@
 """Compiling graphs with OpenVINO, once for a machine."""
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offramp_runtime import __version__
-from offramp_runtime.cache import cached, unusable
+from offramp_runtime.cache import cached, digest_of, unusable
 from offramp_runtime.errors import ArtifactError
 from offramp_runtime.graph import IMAGES
 from offramp_runtime.machine import cpu_features, cpu_name, version_of
@@ -25,7 +24,7 @@ class Compiler:
 
     def __init__(self, threads: int, precision: Precision, sources: Sequence[Path]) -> None:
         self._core = core()
-        self._sources, self._digest = sources, _digest(sources)
+        self._sources, self._digest = sources, digest_of(sources)
         if precision == "bf16":
             need_bf16(self._core)
         self._bf16 = precision == "bf16"
@@ -55,7 +54,7 @@ class Compiler:
             raise unusable(folder, error) from None
 
     def _compile(self, path: Path, size: int, folder: Path) -> None:
-        if _digest(self._sources) != self._digest:
+        if digest_of(self._sources) != self._digest:
             raise ArtifactError(f"{path.parent}: has changed since it was opened; open it again")
         model = self._core.read_model(path)
         model.reshape({port.any_name: [size, *list(port.partial_shape)[1:]] for port in model.inputs})
@@ -77,11 +76,3 @@ class Compiler:
             if self._bf16 and port.element_type == Type.f32:
                 border.tensor().set_element_type(Type.bf16)
         return change.build()
-
-
-def _digest(sources: Sequence[Path]) -> str:
-    """Of graphs and weights; what is compiled is kept in the cache under it."""
-    digest = hashlib.sha256()
-    for path in sources:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()

@@ -4,10 +4,12 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 _ALIGNMENT = 64
 """Bytes of a cache line."""
@@ -73,7 +75,7 @@ class Pool:
 
     def new(self, shape: tuple[int, ...], dtype: str) -> Block:
         """A block nobody gives back."""
-        return self._block(_aligned(shape, np.dtype(dtype)))
+        return self._block(aligned(shape, np.dtype(dtype)))
 
     def adopt(self, array: NDArray[Any]) -> Lent:
         """A block of memory that was made elsewhere."""
@@ -104,22 +106,27 @@ class Pool:
         return None
 
     def _keep_large(self, block: Block) -> None:
-        self._large.append(block)
-        excess = sum(kept.array.nbytes for kept in tuple(self._large)) - _LARGE_KEPT_BYTES
-        while excess > 0:
-            try:
-                excess -= self._large.popleft().array.nbytes
-            except IndexError:  # other threads were faster
-                return
+        keep_newest(self._large, block, lambda kept: kept.array.nbytes, _LARGE_KEPT_BYTES)
 
 
-def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def keep_newest(free: deque[T], item: T, size: Callable[[T], int], most: int) -> None:
+    """Add ``item``, and let go of the oldest until all together are no larger than ``most``."""
+    free.append(item)
+    excess = sum(map(size, tuple(free))) - most
+    while excess > 0:
+        try:
+            excess -= size(free.popleft())
+        except IndexError:  # other threads were faster
+            return
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Vector instructions are slower on values that lie across two cache lines, as many would in NumPy's own arrays."""
     size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT
-    aligned: NDArray[Any] = memory[first : first + size].view(dtype).reshape(shape)
-    return aligned
+    whole: NDArray[Any] = memory[first : first + size].view(dtype).reshape(shape)
+    return whole
 
 
 Tensors = Mapping[str, Lent]

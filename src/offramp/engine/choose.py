@@ -42,14 +42,17 @@ def choose(subject: Subject, clock: Callable[[], float] = time.perf_counter) -> 
         return able[0], open_runtime(able[0], subject)
     path = cache_folder() / "choices" / f"{_key(subject, able)}.json"
     known = _remembered(path)
-    if known in able and (runtime := _opened(known, subject)) is not None:
+    if known in able and not isinstance(runtime := _opened(known, subject), OfframpError):
         return known, runtime
-    opened = {name: runtime for name in able if (runtime := _opened(name, subject)) is not None}
+    tried = {name: _opened(name, subject) for name in able}
+    opened = {name: runtime for name, runtime in tried.items() if not isinstance(runtime, OfframpError)}
+    refusals = [reason for reason in tried.values() if isinstance(reason, OfframpError)]
     if not opened:
-        return able[0], open_runtime(able[0], subject)  # says what is wrong
+        raise refusals[0]
     measured = {name: time_one(runtime, subject, clock) for name, runtime in opened.items()}
     best = min(measured, key=lambda name: measured[name])
-    write_json(path, {"format": FORMAT, "version": VERSION, "runtime": best, "ms": measured})
+    if all(isinstance(reason, ConfigError) for reason in refusals):  # others may be gone at the next start
+        write_json(path, {"format": FORMAT, "version": VERSION, "runtime": best, "ms": measured})
     return best, opened[best]
 
 
@@ -73,12 +76,12 @@ def time_one(runtime: AnyRuntime, subject: Subject, clock: Callable[[], float]) 
     return median(took) if took else (clock() - began) * 1e3
 
 
-def _opened(name: str, subject: Subject) -> AnyRuntime | None:
-    """The runtime, or None where it turns out that it cannot run this network here: ``auto`` takes another."""
+def _opened(name: str, subject: Subject) -> AnyRuntime | OfframpError:
+    """The runtime, or why it turns out that it cannot run this network here: ``auto`` then takes another."""
     try:
         return open_runtime(name, subject)
-    except OfframpError:
-        return None
+    except OfframpError as error:
+        return error
 
 
 def _possible(name: str, subject: Subject) -> bool:

@@ -75,7 +75,7 @@ def _best(rows: int, sizes: Sequence[int], columns: int, vectors: Vectors) -> tu
 
 
 def _cycles(rows: Cut, columns: Cut) -> float:
-    """One a product; few rows beside several columns take longer (measured on Zen 4 with GCC 12), as does a sum alone."""
+    """One a product; few rows beside several columns take longer (as tried on a Zen 4 with GCC 12), as does a sum alone."""
     return sum(
         max(m * n * (1 if m > _FEW or n == 1 else 1.4), _LATENCY) * count for m, n, count in _parts(rows, columns)
     )

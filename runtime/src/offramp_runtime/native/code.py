@@ -126,7 +126,7 @@ class _Writer:
         rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors)
         wide = columns.size * lanes
         first, rest = self._keep(*weights.blocks(wide)), self._keep_rest(weights)
-        pitch = None if sink.area == "logits" else plane.pitch
+        pitch = 1 if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
         lines = [
             *_share(columns.parts * rows.parts, "t"),
@@ -134,9 +134,7 @@ class _Writer:
             f"    const long y = r * {rows.size} / {plane.width}, x = r * {rows.size} % {plane.width};",
             f"    const float *from = in + y * {row} + x * {conv.stride};",
             f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
-            "    float *to = out + o;"
-            if pitch is None
-            else f"    float *to = out + o / {packed} * {pitch} + y * {plane.row} + x;",
+            f"    float *to = out + o / {packed} * {pitch} + y * {plane.row} + x;",
         ]
         taps, kind = window(conv.size, 1, source.plane), Words(lanes, source.packed, packed)
         for (n, there), (m, here) in product(cases(columns, "c"), cases(rows, "r")):

@@ -1,6 +1,6 @@
 """The loops that convolutions are computed in, as C."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,10 +22,13 @@ class Words:
     writes: int
     """… and of the output; 4 are bytes."""
 
-    @property
-    def plus(self) -> str:
-        """What adds products to sums, which of bytes are integers."""
-        return "plus_bytes" if self.reads == BYTES else "plus"
+    def add(self, sums: str, x: str, y: str) -> str:
+        """What adds products of values x and weights y to sums, which of bytes are integers."""
+        return f"{sums} = {'plus_bytes' if self.reads == BYTES else 'plus'}({sums}, {x}, {y});"
+
+    def add_weights(self, sums: str, y: str, x: str) -> str:
+        """The same, weights first."""
+        return self.add(sums, x, y)
 
     def value(self, sums: str, scales: str, relu: bool) -> str:
         """What becomes of sums before they are written."""
@@ -53,19 +56,12 @@ class PixelKernel:
 
     def text(self, name: str) -> str:
         """The function."""
-        lanes, plus = self.words.lanes, self.words.plus
-        sums = [[f"a{m}_{n}" for n in range(self.columns)] for m in range(self.channels)]
-        read = [f"x{n}" for n in range(self.columns)]
+        lanes = range(0, self.columns * self.words.lanes, self.words.lanes)
+        sums = _sums(self.channels, self.columns)
         lines = [f"vector {', '.join(f'{one} = all(bias + {m})' for one in row)};" for m, row in enumerate(sums)]
-        lines.append(f"for (long c = 0; c < planes; c++, in += {self.between}) {{")
-        for tap in self.taps:
-            loads = ", ".join(f"{x} = load(in + ({tap + n * lanes}))" for n, x in enumerate(read))
-            lines.append(f"    {{ vector {loads}, y;")
-            for m, row in enumerate(sums):
-                adds = (f"{one} = {plus}({one}, {x}, y);" for one, x in zip(row, read, strict=True))
-                lines.append(f"      y = all(w + {m}); {' '.join(adds)}")
-            lines.append(f"      w += {self.channels}; }}")
-        lines += ["}", *self._stores(sums)]
+        factors = [f"w + {m}" for m in range(self.channels)]
+        taps = [_products(sums, [f"in + ({tap + n})" for n in lanes], factors, self.words.add) for tap in self.taps]
+        lines += [*_loop(taps, self.between, self.channels), *self._stores(sums)]
         given = "const float *in, const float *w, const float *bias, const float *scales, float *out"
         return _function(name, f"{given}, const int32_t *pixels, long planes", lines)
 
@@ -93,27 +89,23 @@ class ChannelKernel:
     """From the middle of a window to what it reads."""
     between: int
     """Words from one plane of the input to the next, …"""
-    pitch: int | None
-    """… and of the output; None for logits, which are floats one behind the other."""
+    pitch: int
+    """… and of the output."""
     words: Words
     relu: bool
 
     def text(self, name: str) -> str:
         """The function."""
-        lanes, plus = self.words.lanes, self.words.plus
-        sums = [[f"a{m}_{n}" for n in range(self.columns)] for m in range(len(self.read))]
-        factors = [f"y{n}" for n in range(self.columns)]
-        starts = [f"load(bias + {n * lanes})" for n in range(self.columns)]
+        lanes = range(0, self.columns * self.words.lanes, self.words.lanes)
+        sums = _sums(len(self.read), self.columns)
+        starts = [f"load(bias + {n})" for n in lanes]
         lines = [f"vector {', '.join(f'{a} = {b}' for a, b in zip(row, starts, strict=True))};" for row in sums]
-        lines.append(f"for (long c = 0; c < planes; c++, in += {self.between}) {{")
-        for tap in self.taps:
-            loads = ", ".join(f"{y} = load(w + {n * lanes})" for n, y in enumerate(factors))
-            lines.append(f"    {{ vector {loads}, x;")
-            for row, place in zip(sums, self.read, strict=True):
-                adds = (f"{one} = {plus}({one}, x, {y});" for one, y in zip(row, factors, strict=True))
-                lines.append(f"      x = all(in + ({place + tap})); {' '.join(adds)}")
-            lines.append(f"      w += {self.columns * lanes}; }}")
-        lines += ["}", *self._stores(sums)]
+        weights = [f"w + {n}" for n in lanes]
+        taps = [
+            _products(sums, weights, [f"in + ({place + tap})" for place in self.read], self.words.add_weights)
+            for tap in self.taps
+        ]
+        lines += [*_loop(taps, self.between, self.columns * self.words.lanes), *self._stores(sums)]
         given = "const float *in, const float *w, const float *bias, const float *scales, float *out"
         return _function(name, f"{given}, long planes, long channels", lines)
 
@@ -122,11 +114,8 @@ class ChannelKernel:
         for row, place in zip(sums, self.written, strict=True):
             for n, one in enumerate(row):
                 value = self.words.value(one, f"load(scales + {n * lanes})", self.relu)
-                there = f"channels - {n * lanes}"
-                if self.pitch is None:
-                    yield f"scatter_floats(out + {n * lanes}, {value}, {there});"
-                else:
-                    yield f"scatter{packed}(out + {n * lanes // packed * self.pitch + place}, {value}, {self.pitch}, {there});"
+                plane = n * lanes // packed * self.pitch
+                yield f"scatter{packed}(out + {plane + place}, {value}, {self.pitch}, channels - {n * lanes});"
 
 
 def window(size: int, stride: int, plane: Plane) -> Offsets:
@@ -148,6 +137,32 @@ def cases(cut: Cut, name: str, factor: int = 1) -> Iterator[tuple[int, str]]:
         yield cut.size, f"{name} < {cut.whole * factor}"
     if cut.rest:
         yield cut.rest, f"{name} == {cut.whole * factor}"
+
+
+def _sums(rows: int, columns: int) -> list[list[str]]:
+    return [[f"a{m}_{n}" for n in range(columns)] for m in range(rows)]
+
+
+def _products(
+    sums: list[list[str]], vectors: list[str], words: list[str], add: Callable[[str, str, str], str]
+) -> list[str]:
+    """What adds the product of every vector with every word, given where they lie, to the sum in its row and column."""
+    loads = ", ".join(f"x{n} = load({place})" for n, place in enumerate(vectors))
+    lines = [f"vector {loads}, y;"]
+    for row, place in zip(sums, words, strict=True):
+        adds = " ".join(add(one, f"x{n}", "y") for n, one in enumerate(row))
+        lines.append(f"y = all({place}); {adds}")
+    return lines
+
+
+def _loop(taps: list[list[str]], between: int, weights: int) -> Iterator[str]:
+    """Over the planes of the input, so many words apart; a tap takes so many words of weights."""
+    yield f"for (long c = 0; c < planes; c++, in += {between}) {{"
+    for first, *others in taps:
+        yield f"    {{ {first}"
+        yield from (f"      {line}" for line in others)
+        yield f"      w += {weights}; }}"
+    yield "}"
 
 
 def _function(name: str, given: str, lines: list[str]) -> str:

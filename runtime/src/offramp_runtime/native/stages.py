@@ -1,7 +1,6 @@
 """The stages of one network in a library made for it."""
 
 import ctypes
-import hashlib
 import json
 import platform
 import threading
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import graph
-from offramp_runtime.cache import cached, unusable
+from offramp_runtime.cache import cached, digest_of, unusable
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError, reason
 from offramp_runtime.machine import cpu_features, cpu_name
@@ -27,13 +26,13 @@ from offramp_runtime.native.code import write_code
 from offramp_runtime.native.compiler import compile_library, vectors, why_not
 from offramp_runtime.native.layers import Network, read_network
 from offramp_runtime.native.placing import place
+from offramp_runtime.pool import aligned, keep_newest
 from offramp_runtime.precision import Precision
 from offramp_runtime.stages import check_exit
 
 _LIBRARY, _WEIGHTS, _FACTS = "stages.so", "weights.bin", "facts.json"
 _KEPT_BYTES = 2**28
 """Of memories for the next runs, together."""
-_CACHE_LINE = 64
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -44,7 +43,7 @@ class _Memory:
     __slots__ = ("address", "floats", "lock")
 
     def __init__(self, images: int, floats: int) -> None:
-        self.floats = _zeros(images * floats).reshape(images, floats)
+        self.floats = _zeros(images, floats)
         self.address = self.floats.ctypes.data
         self.lock = threading.Lock()
         """Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit."""
@@ -59,13 +58,7 @@ class _Held:
         self.memory, self.free = memory, free
 
     def __del__(self) -> None:
-        self.free.append(self.memory)
-        excess = sum(memory.floats.nbytes for memory in tuple(self.free)) - _KEPT_BYTES
-        while excess > 0:
-            try:
-                excess -= self.free.popleft().floats.nbytes
-            except IndexError:  # other threads were faster
-                return
+        keep_newest(self.free, self.memory, lambda memory: memory.floats.nbytes, _KEPT_BYTES)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -226,18 +219,15 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
 
     Raises:
         MissingExtraError: onnx is not installed, and they have not been compiled before.
-        ConfigError: no compiler, no bf16 on this CPU, or a network with something that is not known here.
+        ConfigError: no compiler, a CPU without the precision, or a network with something that is not known here.
         ArtifactError: the cache cannot be written.
     """
     if (refusal := why_not(precision)) is not None:
         raise refusal
     of_cpu = vectors(precision)
     sources = [folder / f"stage-{k}.onnx" for k in range(num_exits)]
-    digest = hashlib.sha256()
-    for path in (*sources, folder / graph.WEIGHTS):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
     belongs_to = {
-        "graphs": digest.hexdigest(),
+        "graphs": digest_of((*sources, folder / graph.WEIGHTS)),
         "code": _digest_of_code(),
         "precision": precision,
         "libc": platform.libc_ver(),
@@ -257,8 +247,7 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
 
 def _digest_of_code() -> str:
     """Of this package, which is what a library is made by."""
-    files = sorted(Path(__file__).parent.glob("*.[pc]*"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.is_file())).hexdigest()
+    return digest_of(path for path in sorted(Path(__file__).parent.iterdir()) if path.suffix in (".py", ".c"))
 
 
 def _make(sources: Sequence[Path], of_cpu: Vectors, folder: Path) -> None:
@@ -298,19 +287,17 @@ def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
         ) from error
 
 
-def _zeros(count: int) -> Floats:
-    """Beginning at a cache line."""
-    memory = np.zeros(4 * count + _CACHE_LINE, np.uint8)
-    first = -memory.ctypes.data % _CACHE_LINE
-    floats: Floats = memory[first : first + 4 * count].view(np.float32)
-    return floats
+def _zeros(*shape: int) -> Floats:
+    zeros = aligned(shape, np.dtype(np.float32))
+    zeros.fill(0)
+    return zeros
 
 
 def _read_weights(path: Path, count: int) -> Floats:
     stored = np.fromfile(path, np.float32)
     if len(stored) != count:
         raise ValueError(f"{len(stored)} weights instead of {count}")
-    weights = _zeros(count)
+    weights = aligned((count,), stored.dtype)
     weights[:] = stored
     return weights
 

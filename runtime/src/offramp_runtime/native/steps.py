@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from offramp_runtime import graph
 from offramp_runtime.native.layers import Concat, Conv, Layer, MaxPool, Mean, Network, Shape
 from offramp_runtime.native.planes import Plane, round_up
 
 BYTES = 4
 """In a word."""
 _WORTH = 1.03
-"""How much longer as many products take with vectors of channels: each is loaded from the weights (on a Zen 4)."""
+"""How much longer as many products take with vectors of channels: each is loaded from the weights (as tried on a Zen 4)."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def shapes_of(network: Network, steps: list[Step], packed: Mapping[str, int]) ->
 
 
 def packed_of(network: Network, steps: list[Step], usual: int) -> dict[str, int]:
-    """How many channels of each map a word holds: four of 8 bits, else as many as is usual for the precision."""
+    """How many channels of each map a word holds: four of 8 bits, one of logits, else as is usual."""
     packed = {name: BYTES if name in network.units else usual for name in network.shapes}
+    packed |= {graph.logits_name(k): 1 for k in range(network.num_exits)}
     return packed | {step.sink: packed[step.source] for step in steps if isinstance(step.does, Split)}
 
 

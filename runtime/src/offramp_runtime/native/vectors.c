@@ -40,17 +40,18 @@ static inline vector only(vector x, const int32_t *pixels) {
     return (vector)((bits)x & *(const bits_anywhere *)pixels);
 }
 
-#if PACKED == 1
-
-static inline vector plus(vector sum, vector x, vector y) { return sum + x * y; }
-
-static inline float word(const float *channels) { return *channels; }
-
+/* The channels of a vector of sums to planes of so many words. */
 static inline void scatter1(float *out, vector sums, long pitch, long channels) {
     float found[LANES];
     store(found, sums);
     for (long c = 0; c < LANES && c < channels; c++) out[c * pitch] = found[c];
 }
+
+#if PACKED == 1
+
+static inline vector plus(vector sum, vector x, vector y) { return sum + x * y; }
+
+static inline float word(const float *channels) { return *channels; }
 
 #if !BYTES
 static inline vector larger(vector x, vector y) {
@@ -100,7 +101,6 @@ static inline void add_channels(vector *sums, vector x) {
     sums[1] += (vector)((words)x & 0xffff0000);
 }
 
-/* The channels of a vector of sums to words of so many planes. */
 static inline void scatter2(float *out, vector sums, long pitch, long channels) {
     float found[LANES];
     store(found, sums);
@@ -109,11 +109,6 @@ static inline void scatter2(float *out, vector sums, long pitch, long channels) 
 
 #endif
 
-static inline void scatter_floats(float *out, vector sums, long channels) {
-    float found[LANES];
-    store(found, sums);
-    for (long c = 0; c < LANES && c < channels; c++) out[c] = found[c];
-}
 
 #if BYTES
 
@@ -121,7 +116,7 @@ typedef uint8_t bytes __attribute__((vector_size(4 * LANES)));
 
 /* Products of four bytes from 0 to 255, and four from -128 to 127. */
 static inline vector plus_bytes(vector sum, vector x, vector y) {
-    /* Not the intrinsic: with it GCC 12 reorders the sums and moves them through memory, which takes a third longer. */
+    /* Not the intrinsic: with it GCC 12 reorders the sums, and moves them through memory. */
     __asm__ volatile("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
     return sum;
 }
