@@ -17,6 +17,7 @@ from offramp.decide.accuracy import exit_accuracy
 from offramp.decide.paper import paper_sweep
 from offramp.engine.anytime import AnytimePredictor
 from offramp.errors import BudgetError, DataError
+from offramp.report.curves import curves_svg
 from offramp.report.evaluation import (
     BudgetReport,
     DeadlineReport,
@@ -272,3 +273,11 @@ def test_a_page_of_one_exit_can_be_drawn(classifier: Classifier, evaluation: Eva
     exits = replace(evaluation.exits, macs=(1e6,), ms=(1.0,), accuracy=accuracy)
     alone = replace(evaluation, exits=exits)
     assert "<svg" in page_of(tmp_path / "page.html", classifier, alone, curve=[], budgets=[])
+
+
+@pytest.mark.parametrize(("top1", "told"), [((0.5, 0.6, 0.7), True), ((0.9, 0.8, 0.7), False)])
+def test_a_plot_tells_of_interpolation_only_where_it_leads_to_something_better(
+    evaluation: Evaluation, top1: tuple[float, ...], told: bool
+) -> None:
+    exits = replace(evaluation.exits, accuracy=replace(evaluation.exits.accuracy, top1=top1))
+    assert ("interpolated" in curves_svg(replace(evaluation, exits=exits), [], [])) == told

@@ -29,10 +29,11 @@ def curves_svg(evaluation: Evaluation, curve: Sequence[Outcome], budgets: Sequen
     mega = [value / 1e6 for value in evaluation.exits.macs]
     corners = envelope(mega, accuracy)
     by_macs.plot(mega, accuracy, "o", color=GREY, label="anytime: every image to the same exit")
-    by_macs.plot(
-        [mega[k] for k in corners], [accuracy[k] for k in corners], "--", color=GREY,
-        label="interpolated: each image to one of two exits at random",
-    )  # fmt: skip
+    if len(corners) > 1:  # where exit 0 scores best, there is nothing to go on to
+        by_macs.plot(
+            [mega[k] for k in corners], [accuracy[k] for k in corners], "--", color=GREY,
+            label="interpolated: each image to one of two exits at random",
+        )  # fmt: skip
     if curve:
         by_macs.plot(*_points(curve), color=RED, linewidth=2, label="budgeted: each image as deep as it needs")
     run = [one.outcome for one in budgets if one.unit == "MAC"]
