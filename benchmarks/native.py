@@ -24,13 +24,14 @@ from offramp_runtime.precision import Precision
 _PROFILE = """
 #include <time.h>
 
-void profile(const float *images, float *memory, float *scratch, float *logits, const float *weights, long count, double *ms) {
-    begin(images, memory, count);
+void profile(const float *images, float *const *memories, float *scratch, float *logits, const float *weights, long count,
+             double *ms) {
+    begin(images, memories, count);
     for (long n = 0; n < count; n++)
         for (long i = 0; i < (long)(sizeof steps / sizeof *steps); i++) {
             struct timespec from, to;
             clock_gettime(CLOCK_MONOTONIC, &from);
-            steps[i](memory + n * MEMORY, scratch, logits + n * CLASSES, weights, 0, 1);
+            steps[i](memories[n], scratch, logits + n * CLASSES, weights, 0, 1);
             clock_gettime(CLOCK_MONOTONIC, &to);
             ms[i] += 1e3 * (to.tv_sec - from.tv_sec) + 1e-6 * (to.tv_nsec - from.tv_nsec);
         }
@@ -61,11 +62,12 @@ def profile(
         compile_library(code.text + _PROFILE, path)
         library = ctypes.CDLL(str(path))
     given = images.numpy()
-    memory, scratch = np.zeros(len(given) * layout.memory, np.float32), np.zeros(layout.scratch, np.float32)
+    memory, scratch = np.zeros((len(given), layout.memory), np.float32), np.zeros(layout.scratch, np.float32)
+    memories = memory.ctypes.data + np.arange(len(given), dtype=np.uintp) * memory.strides[0]
     logits = np.zeros(len(given) * network.shapes[graph.logits_name(0)][0], np.float32)
     for run in range(runs + 1):
         ms = np.zeros(len(layout.steps))
-        arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (given, memory, scratch, logits, code.weights)]
+        arrays = [array.ctypes.data_as(ctypes.c_void_p) for array in (given, memories, scratch, logits, code.weights)]
         library.profile(*arrays, ctypes.c_long(len(given)), ms.ctypes.data_as(ctypes.c_void_p))
         for step, taken in zip(layout.steps, ms, strict=True) if run else ():  # the first one wakes it
             yield step.sink, _kind(step, layout.places[step.sink], len(given)), float(taken)

@@ -4,12 +4,10 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-T = TypeVar("T")
 
 _ALIGNMENT = 64
 """Bytes of a cache line."""
@@ -106,18 +104,14 @@ class Pool:
         return None
 
     def _keep_large(self, block: Block) -> None:
-        keep_newest(self._large, block, lambda kept: kept.array.nbytes, _LARGE_KEPT_BYTES)
-
-
-def keep_newest(free: deque[T], item: T, size: Callable[[T], int], most: int) -> None:
-    """Add ``item``, and let go of the oldest until all together are no larger than ``most``."""
-    free.append(item)
-    excess = sum(map(size, tuple(free))) - most
-    while excess > 0:
-        try:
-            excess -= size(free.popleft())
-        except IndexError:  # other threads were faster
-            return
+        """Let go of the oldest until all together are no larger than is kept."""
+        self._large.append(block)
+        excess = sum(kept.array.nbytes for kept in tuple(self._large)) - _LARGE_KEPT_BYTES
+        while excess > 0:
+            try:
+                excess -= self._large.popleft().array.nbytes
+            except IndexError:  # other threads were faster
+                return
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -64,7 +64,6 @@ class _Writer:
             "LANES": self._vectors.lanes,
             "PACKED": self._vectors.packed,
             "BYTES": int(bool(self._network.units)),
-            "MEMORY": self._layout.memory,
             "SCRATCH": self._layout.scratch,
             "CLASSES": self._network.shapes[graph.logits_name(0)][0],
             "IMAGE_CHANNELS": place.channels,

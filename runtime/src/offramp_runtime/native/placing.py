@@ -4,7 +4,7 @@ Maps that are concatenated are written behind one another in the first place. Wh
 an image; everything else in scratch memory, where a map takes the place of those that nobody reads any more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -33,14 +33,6 @@ class Place:
     """Channels of a word."""
 
 
-@dataclass(frozen=True)
-class Span:
-    """Words in the memory of an image."""
-
-    start: int
-    count: int
-
-
 @dataclass(frozen=True, eq=False)
 class Layout:
     """A network in memory."""
@@ -51,8 +43,6 @@ class Layout:
     """Words of one image."""
     scratch: int
     """Words that one thread needs."""
-    alive: tuple[tuple[Span, ...], ...]
-    """What a state holds before each stage and behind the last, (K + 1,)."""
 
 
 def place(network: Network, vectors: Vectors) -> Layout:
@@ -73,7 +63,7 @@ def place(network: Network, vectors: Vectors) -> Layout:
     places = {}
     for name in {name for step in steps for name in (step.source, step.sink)}:
         places[name] = _place(name, maps, begins, starts)
-    return Layout(tuple(steps), places, memory, scratch, _alive(network, maps, begins))
+    return Layout(tuple(steps), places, memory, scratch)
 
 
 @dataclass(frozen=True)
@@ -186,37 +176,6 @@ def _place(name: str, maps: _Maps, begins: Mapping[str, int], starts: Mapping[st
     if root in starts:
         return Place("scratch", starts[root] + inside, channels, words, plane, maps.packed[name])
     return Place("logits", 0, channels, words, plane, maps.packed[name])
-
-
-def _alive(network: Network, maps: _Maps, begins: Mapping[str, int]) -> tuple[tuple[Span, ...], ...]:
-    """Of every map in memory, what is there and still read: the channels up to the last of those."""
-    parts = {layer.sink: layer.sources for layer in network.layers if isinstance(layer, Concat)}
-    read_in = _last_reads(network)
-
-    def end(name: str, k: int) -> int:
-        """Planes of its root up to the last of a map that stages before k have given."""
-        if name in parts:
-            return max(end(part, k) for part in parts[name])
-        return maps.before(name) + maps.words(name) if network.stages[name] < k else 0
-
-    def spans(k: int) -> Iterator[Span]:
-        ends: dict[str, int] = {}
-        for name, until in read_in.items():
-            if maps.root(name) in begins and until >= k and end(name, k):
-                ends[maps.root(name)] = max(ends.get(maps.root(name), 0), end(name, k))
-        for root, planes in ends.items():
-            yield Span(begins[root] + maps.plane(root).lead, planes * maps.plane(root).pitch)
-
-    return tuple(tuple(spans(k)) for k in range(network.num_exits + 1))
-
-
-def _last_reads(network: Network) -> dict[str, int]:
-    """The last stage in which something is computed from a map."""
-    last: dict[str, int] = {}
-    for layer in network.layers:
-        if not isinstance(layer, Concat):
-            last[layer.source] = max(last.get(layer.source, -1), network.stages[layer.sink])
-    return last
 
 
 class _Pool:

@@ -4,7 +4,7 @@ enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000 };
 
 typedef struct {
     long which;
-    float *memory;
+    float *const *memories; /* of the images */
     float *scratch;
     float *logits;
     const float *weights;
@@ -50,7 +50,7 @@ static void meet(pool *p) {
 }
 
 static void one_step(const job *j, long step, long image, float *scratch, long part, long parts) {
-    steps[order[step]](j->memory + image * MEMORY, scratch, j->logits + image * CLASSES, j->weights, part, parts);
+    steps[order[step]](j->memories[image], scratch, j->logits + image * CLASSES, j->weights, part, parts);
 }
 
 /* Whole images, until there are none. */
@@ -157,10 +157,10 @@ void close_pool(void *given) {
 }
 
 /* Returns whether it was stopped. */
-int run(void *given, long which, float *memory, float *scratch, float *logits, const float *weights,
+int run(void *given, long which, float *const *memories, float *scratch, float *logits, const float *weights,
         long images, const volatile int *stop) {
     pool *p = given;
-    job todo = {which, memory, scratch, logits, weights, images, stop};
+    job todo = {which, memories, scratch, logits, weights, images, stop};
     if (p->threads == 1) { /* callers need not wait for one another */
         pool alone = {.threads = 1, .job = todo};
         work(&alone, 0);
@@ -181,7 +181,7 @@ int run(void *given, long which, float *memory, float *scratch, float *logits, c
 }
 
 /* Copy images to where the first step reads them. */
-void begin(const float *images, float *memory, long count) {
+void begin(const float *images, float *const *memories, long count) {
     enum { PIXELS = IMAGE_HEIGHT * IMAGE_WIDTH };
     for (long n = 0; n < count; n++)
         for (long c = 0; c < IMAGE_CHANNELS; c += PACKED)
@@ -190,13 +190,6 @@ void begin(const float *images, float *memory, long count) {
                     float channels[PACKED] = {0};
                     for (long i = 0; i < PACKED && c + i < IMAGE_CHANNELS; i++)
                         channels[i] = images[(n * IMAGE_CHANNELS + c + i) * PIXELS + y * IMAGE_WIDTH + x];
-                    memory[n * MEMORY + IMAGE_START + c / PACKED * IMAGE_PITCH + y * IMAGE_ROW + x] = word(channels);
+                    memories[n][IMAGE_START + c / PACKED * IMAGE_PITCH + y * IMAGE_ROW + x] = word(channels);
                 }
-}
-
-/* Copy some rows of a state; spans are pairs of a first float and a number of floats. */
-void take(const float *from, float *to, const int64_t *rows, long count, const int64_t *spans, long parts) {
-    for (long n = 0; n < count; n++)
-        for (long i = 0; i < parts; i++)
-            memcpy(to + n * MEMORY + spans[2 * i], from + rows[n] * MEMORY + spans[2 * i], 4 * spans[2 * i + 1]);
 }

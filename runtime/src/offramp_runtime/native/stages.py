@@ -6,8 +6,8 @@ import platform
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,25 +26,25 @@ from offramp_runtime.native.code import write_code
 from offramp_runtime.native.compiler import compile_library, vectors, why_not
 from offramp_runtime.native.layers import Network, read_network
 from offramp_runtime.native.placing import place
-from offramp_runtime.pool import aligned, keep_newest
+from offramp_runtime.pool import aligned
 from offramp_runtime.precision import Precision
 from offramp_runtime.stages import check_exit
 
 _LIBRARY, _WEIGHTS, _FACTS = "stages.so", "weights.bin", "facts.json"
-_KEPT_BYTES = 2**28
+_KEPT_BYTES = 2**29
 """Of memories for the next runs, together."""
 
 Floats: TypeAlias = NDArray[np.float32]
 
 
 class _Memory:
-    """Room for some images; whatever is no pixel is zero and stays so."""
+    """Room for one image; whatever is no pixel is zero and stays so."""
 
-    __slots__ = ("address", "floats", "lock")
+    __slots__ = ("address", "lock", "words")
 
-    def __init__(self, images: int, floats: int) -> None:
-        self.floats = _zeros(images, floats)
-        self.address = self.floats.ctypes.data
+    def __init__(self, words: int) -> None:
+        self.words = _zeros(words)
+        self.address = self.words.ctypes.data
         self.lock = threading.Lock()
         """Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit."""
 
@@ -52,13 +52,13 @@ class _Memory:
 class _Held:
     """A memory that is free again when no state refers to it any more."""
 
-    __slots__ = ("free", "memory")
+    __slots__ = ("_free", "memory")
 
     def __init__(self, memory: _Memory, free: deque[_Memory]) -> None:
-        self.memory, self.free = memory, free
+        self.memory, self._free = memory, free
 
     def __del__(self) -> None:
-        keep_newest(self.free, self.memory, lambda memory: memory.floats.nbytes, _KEPT_BYTES)
+        self._free.append(self.memory)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -67,8 +67,26 @@ class State:
 
     done: int
     """Stages that have run."""
-    samples: int
-    held: _Held
+    held: tuple[_Held, ...]
+    """The memory of each sample; other states may refer to it as well."""
+
+    @property
+    def samples(self) -> int:
+        """N."""
+        return len(self.held)
+
+    def addresses(self) -> NDArray[np.uintp]:
+        """Where the memories are, (N,)."""
+        return np.fromiter((held.memory.address for held in self.held), np.uintp, len(self.held))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While a stage runs."""
+        with ExitStack() as locks:
+            # Always in the same order, lest two runs wait for each other.
+            for held in sorted(self.held, key=lambda held: held.memory.address):
+                locks.enter_context(held.memory.lock)
+            yield
 
 
 class NativeStages:
@@ -83,8 +101,7 @@ class NativeStages:
         facts = json.loads((folder / _FACTS).read_text())
         self._num_exits, self._classes = facts["exits"], facts["classes"]
         self._image_shape = tuple(facts["image"])
-        self._floats, self._scratch = facts["memory"], facts["scratch"]
-        self._alive = [np.array(spans, np.int64).reshape(-1, 2) for spans in facts["alive"]]
+        self._words, self._scratch = facts["memory"], facts["scratch"]
         self._weights = _read_weights(folder / _WEIGHTS, facts["weights"])
         self._weights_at = self._weights.ctypes.data
         self._library = _open(folder / _LIBRARY)
@@ -96,7 +113,7 @@ class NativeStages:
         self._threads = threads
         self._never = np.zeros(1, np.int32)
         """What a run looks at that nobody cancels."""
-        self._free: deque[_Memory] = deque()
+        self._free: deque[_Memory] = deque(maxlen=max(1, _KEPT_BYTES // (4 * self._words)))
         self._idle: deque[Floats] = deque()
         """Scratch memories."""
 
@@ -116,10 +133,10 @@ class NativeStages:
                 f"images of {' x '.join(map(str, images.shape[1:]))}: runtime 'native' was made for "
                 f"{' x '.join(map(str, self._image_shape))}; resize them, or take 'eager'"
             )
-        held = self._room(len(images))
-        given = np.ascontiguousarray(images, np.float32)
-        self._library.begin(given.ctypes.data, held.memory.address, len(given))
-        return State(0, len(images), held)
+        state = State(0, tuple(self._room() for _ in images))
+        given, addresses = np.ascontiguousarray(images, np.float32), state.addresses()
+        self._library.begin(given.ctypes.data, addresses.ctypes.data, len(given))
+        return state
 
     def step(self, k: int, state: State) -> tuple[State, Floats]:
         """Run stage k; returns the next state and the logits (N, C) of exit k."""
@@ -143,9 +160,7 @@ class NativeStages:
             raise ConfigError(
                 f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
             )
-        taken = self._room(len(rows))
-        self._move(state, np.ascontiguousarray(rows, np.int64), taken.memory.floats)
-        return State(state.done, len(rows), taken)
+        return State(state.done, self._distinct(state.held[row] for row in rows))
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other.
@@ -156,12 +171,7 @@ class NativeStages:
         if len({state.done for state in states}) != 1:
             behind = ", ".join(str(state.done) for state in states) or "no"
             raise ConfigError(f"states behind {behind} stages: join states that are behind the same stage")
-        samples = sum(state.samples for state in states)
-        whole, first = self._room(samples), 0
-        for state in states:
-            self._move(state, np.arange(state.samples), whole.memory.floats[first:])
-            first += state.samples
-        return State(states[0].done, samples, whole)
+        return State(states[0].done, self._distinct(held for state in states for held in state.held))
 
     def direct(self, k: int, images: Floats) -> Floats:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
@@ -174,7 +184,7 @@ class NativeStages:
         if k != state.done:
             raise ConfigError(f"stage {k} of a state behind {state.done} stages: run stage {state.done} next")
         logits = self._run(k, state, stop)
-        return None if logits is None else (State(k + 1, state.samples, state.held), logits)
+        return None if logits is None else (State(k + 1, state.held), logits)
 
     def _run(self, which: int, state: State, stop: NDArray[np.int32]) -> Floats | None:
         logits = np.empty((state.samples, self._classes), np.float32)
@@ -182,12 +192,12 @@ class NativeStages:
             scratch = self._idle.pop()
         except IndexError:
             scratch = _zeros(self._threads * self._scratch)
-        memory = state.held.memory
-        with memory.lock:
+        addresses = state.addresses()
+        with state.locked():
             stopped = self._library.run(
                 self._workers,
                 which,
-                memory.address,
+                addresses.ctypes.data,
                 scratch.ctypes.data,
                 logits.ctypes.data,
                 self._weights_at,
@@ -197,21 +207,26 @@ class NativeStages:
         self._idle.append(scratch)
         return None if stopped else logits
 
-    def _move(self, state: State, rows: NDArray[np.int64], to: Floats) -> None:
-        spans = self._alive[state.done]
-        memory = state.held.memory
-        with memory.lock:
-            self._library.take(
-                memory.address, to.ctypes.data, rows.ctypes.data, len(rows), spans.ctypes.data, len(spans)
-            )
+    def _distinct(self, given: Iterable[_Held]) -> tuple[_Held, ...]:
+        """Copies of those that come again: two threads must not compute in the same memory."""
+        seen: set[_Held] = set()
+        distinct = []
+        for held in given:
+            distinct.append(self._copy(held) if held in seen else held)
+            seen.add(held)
+        return tuple(distinct)
 
-    def _room(self, images: int) -> _Held:
-        for memory in tuple(self._free):
-            if images <= len(memory.floats) <= 2 * images:
-                with suppress(ValueError, IndexError):  # another thread was faster
-                    self._free.remove(memory)
-                    return _Held(memory, self._free)
-        return _Held(_Memory(images, self._floats), self._free)
+    def _copy(self, held: _Held) -> _Held:
+        copy = self._room()
+        with held.memory.lock:
+            copy.memory.words[:] = held.memory.words
+        return copy
+
+    def _room(self) -> _Held:
+        try:
+            return _Held(self._free.pop(), self._free)
+        except IndexError:
+            return _Held(_Memory(self._words), self._free)
 
 
 def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precision) -> NativeStages:
@@ -275,7 +290,6 @@ def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
         "weights": len(code.weights),
         "scratch": layout.scratch,
         "memory": layout.memory,
-        "alive": [[(span.start, span.count) for span in spans] for spans in layout.alive],
     }
     try:
         compile_library(code.text, folder / _LIBRARY)
@@ -309,5 +323,4 @@ def _open(path: Path) -> ctypes.CDLL:
     library.close_pool.argtypes, library.close_pool.restype = [address], None
     library.run.argtypes = [address, count, address, address, address, address, count, address]
     library.begin.argtypes, library.begin.restype = [address, address, count], None
-    library.take.argtypes, library.take.restype = [address, address, address, count, address, count], None
     return library
