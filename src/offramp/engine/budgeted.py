@@ -49,10 +49,11 @@ def run_budgeted(
         leaves = mask[rows]
         if answered is None:
             answered = logits.new_empty(count, logits.shape[1])
-        gone = places[leaves]
-        answered[on_device(gone, logits.device)] = logits[on_device(rows[leaves], logits.device)]
-        exits[gone] = k
-        places, rows = places[~leaves], rows[~leaves]
+        if leaves.any():
+            gone = places[leaves]
+            answered[on_device(gone, logits.device)] = logits[on_device(rows[leaves], logits.device)]
+            exits[gone] = k
+            places, rows = places[~leaves], rows[~leaves]
         if not len(rows):
             break
         if len(rows) < size and regroup(k + 1, len(rows), size):

@@ -6,10 +6,10 @@ import platform
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -61,32 +61,51 @@ class _Held:
         self._free.append(self.memory)
 
 
+class _Samples:
+    """The memory of each of some samples, none twice."""
+
+    __slots__ = ("_addresses", "_held", "_locks", "addresses_at")
+
+    def __init__(self, held: tuple[_Held, ...]) -> None:
+        self._held = held
+        memories = [one.memory for one in held]
+        self._addresses = np.array([memory.address for memory in memories], np.uintp)
+        self.addresses_at = self._addresses.ctypes.data
+        # In one order everywhere, lest two runs wait for each other.
+        self._locks = [memory.lock for memory in sorted(memories, key=attrgetter("address"))]
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[_Held]:
+        return iter(self._held)
+
+    def __getitem__(self, row: int) -> _Held:
+        return self._held[row]
+
+    def __enter__(self) -> None:
+        """Nobody else runs a stage in any of the memories until this is left."""
+        for lock in self._locks:
+            lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        for lock in self._locks:
+            lock.release()
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class State:
     """Samples between two stages."""
 
     done: int
     """Stages that have run."""
-    held: tuple[_Held, ...]
-    """The memory of each sample; other states may refer to it as well."""
+    held: _Samples
+    """Other states may hold the same memories."""
 
     @property
     def samples(self) -> int:
         """N."""
         return len(self.held)
-
-    def addresses(self) -> NDArray[np.uintp]:
-        """Where the memories are, (N,)."""
-        return np.fromiter((held.memory.address for held in self.held), np.uintp, len(self.held))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """While a stage runs."""
-        with ExitStack() as locks:
-            # Always in the same order, lest two runs wait for each other.
-            for held in sorted(self.held, key=lambda held: held.memory.address):
-                locks.enter_context(held.memory.lock)
-            yield
 
 
 class NativeStages:
@@ -133,10 +152,10 @@ class NativeStages:
                 f"images of {' x '.join(map(str, images.shape[1:]))}: runtime 'native' was made for "
                 f"{' x '.join(map(str, self._image_shape))}; resize them, or take 'eager'"
             )
-        state = State(0, tuple(self._room() for _ in images))
-        given, addresses = np.ascontiguousarray(images, np.float32), state.addresses()
-        self._library.begin(given.ctypes.data, addresses.ctypes.data, len(given))
-        return state
+        held = _Samples(tuple(self._room() for _ in images))
+        given = np.ascontiguousarray(images, np.float32)
+        self._library.begin(given.ctypes.data, held.addresses_at, len(given))
+        return State(0, held)
 
     def step(self, k: int, state: State) -> tuple[State, Floats]:
         """Run stage k; returns the next state and the logits (N, C) of exit k."""
@@ -160,7 +179,7 @@ class NativeStages:
             raise ConfigError(
                 f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
             )
-        return State(state.done, self._distinct(state.held[row] for row in rows))
+        return State(state.done, self._distinct([state.held[row] for row in rows.tolist()]))
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other.
@@ -171,7 +190,7 @@ class NativeStages:
         if len({state.done for state in states}) != 1:
             behind = ", ".join(str(state.done) for state in states) or "no"
             raise ConfigError(f"states behind {behind} stages: join states that are behind the same stage")
-        return State(states[0].done, self._distinct(held for state in states for held in state.held))
+        return State(states[0].done, self._distinct([held for state in states for held in state.held]))
 
     def direct(self, k: int, images: Floats) -> Floats:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
@@ -192,12 +211,11 @@ class NativeStages:
             scratch = self._idle.pop()
         except IndexError:
             scratch = _zeros(self._threads * self._scratch)
-        addresses = state.addresses()
-        with state.locked():
+        with state.held:
             stopped = self._library.run(
                 self._workers,
                 which,
-                addresses.ctypes.data,
+                state.held.addresses_at,
                 scratch.ctypes.data,
                 logits.ctypes.data,
                 self._weights_at,
@@ -207,14 +225,16 @@ class NativeStages:
         self._idle.append(scratch)
         return None if stopped else logits
 
-    def _distinct(self, given: Iterable[_Held]) -> tuple[_Held, ...]:
-        """Copies of those that come again: two threads must not compute in the same memory."""
+    def _distinct(self, given: Sequence[_Held]) -> _Samples:
+        """With copies of those that come again: two threads must not compute in one memory."""
+        if len(set(given)) == len(given):
+            return _Samples(tuple(given))
         seen: set[_Held] = set()
         distinct = []
         for held in given:
             distinct.append(self._copy(held) if held in seen else held)
             seen.add(held)
-        return tuple(distinct)
+        return _Samples(tuple(distinct))
 
     def _copy(self, held: _Held) -> _Held:
         copy = self._room()
