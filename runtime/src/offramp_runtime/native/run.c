@@ -1,6 +1,6 @@
 /* Runs lists of steps for some images, alone or with threads that share the images, or for few images every step. */
 
-enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000 };
+enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000, PARTS_OF_A_THREAD = 4 };
 
 typedef struct {
     long which;
@@ -29,6 +29,7 @@ typedef struct {
     long turn;
     int stopped;
     int halt[2];
+    long left[2];
 } pool;
 
 static void relax(long spins) {
@@ -69,14 +70,23 @@ static void share_images(pool *p, float *scratch) {
     }
 }
 
-/* A part of every step. The first thread decides for all whether to go on; nobody is two steps ahead of another. */
+/* A part of every step, and of what is left of it whatever comes next, lest all wait for a thread that was interrupted.
+   The first thread decides for all whether to go on; nobody is two steps ahead of another. */
 static void share_steps(pool *p, long me) {
     const job *j = &p->job;
+    const long parts = PARTS_OF_A_THREAD * p->threads;
     long beat = 0;
     for (long image = 0; image < j->images; image++)
         for (long i = first[j->which]; i < first[j->which + 1]; i++, beat++) {
-            one_step(j, i, image, j->scratch, me, p->threads);
-            if (me == 0) p->halt[beat & 1] = *j->stop;
+            for (long part = 0; part < PARTS_OF_A_THREAD - 1; part++)
+                one_step(j, i, image, j->scratch, PARTS_OF_A_THREAD * me + part, parts);
+            long left;
+            while ((left = __atomic_fetch_add(&p->left[beat & 1], 1, __ATOMIC_RELAXED)) < p->threads)
+                one_step(j, i, image, j->scratch, PARTS_OF_A_THREAD * left + PARTS_OF_A_THREAD - 1, parts);
+            if (me == 0) {
+                p->halt[beat & 1] = *j->stop;
+                __atomic_store_n(&p->left[~beat & 1], 0, __ATOMIC_RELAXED);
+            }
             meet(p);
             if (p->halt[beat & 1]) {
                 if (me == 0) p->stopped = 1;
@@ -170,6 +180,7 @@ int run(void *given, long which, float *const *memories, float *scratch, float *
     pthread_mutex_lock(&p->busy);
     p->job = todo;
     p->next = p->stopped = 0;
+    p->left[0] = p->left[1] = 0;
     pthread_mutex_lock(&p->sleep);
     __atomic_add_fetch(&p->jobs, 1, __ATOMIC_ACQ_REL);
     if (p->sleepers) pthread_cond_broadcast(&p->wake);
