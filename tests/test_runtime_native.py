@@ -161,7 +161,7 @@ def test_memory_is_used_again_but_no_more_of_it_kept_than_said(bundle: Path, mon
     first = set(opened._free)
     run_all(opened, network_input(5))
     assert set(opened._free) == first
-    monkeypatch.setattr(stages, "_KEPT_BYTES", 3 * opened._free[0].words.nbytes)
+    monkeypatch.setattr(stages, "_KEPT_BYTES", 3 * 4 * opened._words)
     opened = open_stages(bundle)
     run_all(opened, network_input(8))
     assert len(opened._free) == 3
@@ -171,9 +171,9 @@ def test_rows_are_taken_and_states_joined_without_moving_them_unless_they_come_a
     given = network_input(4)
     state, _ = opened.step(0, opened.start(given))
     taken = opened.take(state, np.array([3, 1]))
-    assert set(taken.held) < set(state.held)
+    assert set(taken.memories.held) < set(state.memories.held)
     joined = opened.join([state, taken, state])
-    assert len({held.memory for held in joined.held}) == 10
+    assert len(set(joined.memories.held)) == 10
     assert_close(opened.step(1, joined)[1], expected(given)[1][[0, 1, 2, 3, 3, 1, 0, 1, 2, 3]])
 
 

@@ -19,6 +19,8 @@ from offramp_runtime.native.words import pack, pack_bytes
 
 _ALIGNED = 16
 """Words of a cache line."""
+HEAD_BYTES = 64
+"""Before the words of a memory, for its lock."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +66,8 @@ class _Writer:
             "LANES": self._vectors.lanes,
             "PACKED": self._vectors.packed,
             "BYTES": int(bool(self._network.units)),
+            "MEMORY": self._layout.memory,
+            "HEAD_BYTES": HEAD_BYTES,
             "SCRATCH": self._layout.scratch,
             "CLASSES": self._network.shapes[graph.logits_name(0)][0],
             "IMAGE_CHANNELS": place.channels,

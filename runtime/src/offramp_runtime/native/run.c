@@ -166,11 +166,21 @@ void close_pool(void *given) {
     free(p);
 }
 
+/* Before each memory is room for a lock. */
+static pthread_mutex_t *lock_of(float *memory) { return (pthread_mutex_t *)((char *)memory - HEAD_BYTES); }
+
+_Static_assert(sizeof(pthread_mutex_t) <= HEAD_BYTES, "room for a lock");
+
+void open_memory(float *memory) { pthread_mutex_init(lock_of(memory), NULL); }
+
+void copy(float *from, float *to) {
+    pthread_mutex_lock(lock_of(from));
+    memcpy(to, from, sizeof(float) * MEMORY);
+    pthread_mutex_unlock(lock_of(from));
+}
+
 /* Returns whether it was stopped. */
-int run(void *given, long which, float *const *memories, float *scratch, float *logits, const float *weights,
-        long images, const volatile int *stop) {
-    pool *p = given;
-    job todo = {which, memories, scratch, logits, weights, images, stop};
+static int do_job(pool *p, job todo) {
     if (p->threads == 1) { /* callers need not wait for one another */
         pool alone = {.threads = 1, .job = todo};
         work(&alone, 0);
@@ -188,6 +198,18 @@ int run(void *given, long which, float *const *memories, float *scratch, float *
     work(p, 0);
     int stopped = p->stopped;
     pthread_mutex_unlock(&p->busy);
+    return stopped;
+}
+
+/* Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit. Memories are
+   locked in the same order everywhere, lest two runs wait for each other; here, where no signal of Python comes between.
+   Returns whether it was stopped. */
+int run(void *workers, long which, float *const *memories, float *const *ordered, float *scratch, float *logits,
+        const float *weights, long images, const volatile int *stop) {
+    job todo = {which, memories, scratch, logits, weights, images, stop};
+    for (long n = 0; n < images; n++) pthread_mutex_lock(lock_of(ordered[n]));
+    int stopped = do_job(workers, todo);
+    for (long n = 0; n < images; n++) pthread_mutex_unlock(lock_of(ordered[n]));
     return stopped;
 }
 

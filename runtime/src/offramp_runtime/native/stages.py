@@ -3,13 +3,11 @@
 import ctypes
 import json
 import platform
-import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,7 +20,7 @@ from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError, reason
 from offramp_runtime.machine import cpu_features, cpu_name
 from offramp_runtime.native.blocks import Vectors
-from offramp_runtime.native.code import write_code
+from offramp_runtime.native.code import HEAD_BYTES, write_code
 from offramp_runtime.native.compiler import compile_library, vectors, why_not
 from offramp_runtime.native.layers import Network, read_network
 from offramp_runtime.native.placing import place
@@ -40,13 +38,13 @@ Floats: TypeAlias = NDArray[np.float32]
 class _Memory:
     """Room for one image; whatever is no pixel is zero and stays so."""
 
-    __slots__ = ("address", "lock", "words")
+    __slots__ = ("_words", "address")
 
-    def __init__(self, words: int) -> None:
-        self.words = _zeros(words)
-        self.address = self.words.ctypes.data
-        self.lock = threading.Lock()
-        """Stages of one memory run one at a time: stepping a state again writes what is there already, bit by bit."""
+    def __init__(self, library: ctypes.CDLL, words: int) -> None:
+        head = HEAD_BYTES // 4
+        self._words = _zeros(head + words)
+        self.address = self._words.ctypes.data + HEAD_BYTES
+        library.open_memory(self.address)
 
 
 class _Held:
@@ -61,36 +59,17 @@ class _Held:
         self._free.append(self.memory)
 
 
-class _Samples:
-    """The memory of each of some samples, none twice."""
+class _Memories:
+    """Of some samples, none twice."""
 
-    __slots__ = ("_addresses", "_held", "_locks", "addresses_at")
+    __slots__ = ("_addresses", "_sorted", "addresses", "held", "ordered")
 
     def __init__(self, held: tuple[_Held, ...]) -> None:
-        self._held = held
-        memories = [one.memory for one in held]
-        self._addresses = np.array([memory.address for memory in memories], np.uintp)
-        self.addresses_at = self._addresses.ctypes.data
-        # In one order everywhere, lest two runs wait for each other.
-        self._locks = [memory.lock for memory in sorted(memories, key=attrgetter("address"))]
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def __iter__(self) -> Iterator[_Held]:
-        return iter(self._held)
-
-    def __getitem__(self, row: int) -> _Held:
-        return self._held[row]
-
-    def __enter__(self) -> None:
-        """Nobody else runs a stage in any of the memories until this is left."""
-        for lock in self._locks:
-            lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        for lock in self._locks:
-            lock.release()
+        self.held = held
+        self._addresses = np.array([one.memory.address for one in held], np.uintp)
+        self._sorted = np.sort(self._addresses)
+        self.addresses = self._addresses.ctypes.data
+        self.ordered = self._sorted.ctypes.data
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,13 +78,13 @@ class State:
 
     done: int
     """Stages that have run."""
-    held: _Samples
-    """Other states may hold the same memories."""
+    memories: _Memories
+    """Other states may hold some of them as well."""
 
     @property
     def samples(self) -> int:
         """N."""
-        return len(self.held)
+        return len(self.memories.held)
 
 
 class NativeStages:
@@ -152,10 +131,10 @@ class NativeStages:
                 f"images of {' x '.join(map(str, images.shape[1:]))}: runtime 'native' was made for "
                 f"{' x '.join(map(str, self._image_shape))}; resize them, or take 'eager'"
             )
-        held = _Samples(tuple(self._room() for _ in images))
+        memories = _Memories(tuple([self._room() for _ in images]))
         given = np.ascontiguousarray(images, np.float32)
-        self._library.begin(given.ctypes.data, held.addresses_at, len(given))
-        return State(0, held)
+        self._library.begin(given.ctypes.data, memories.addresses, len(given))
+        return State(0, memories)
 
     def step(self, k: int, state: State) -> tuple[State, Floats]:
         """Run stage k; returns the next state and the logits (N, C) of exit k."""
@@ -179,7 +158,7 @@ class NativeStages:
             raise ConfigError(
                 f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
             )
-        return State(state.done, self._distinct([state.held[row] for row in rows.tolist()]))
+        return State(state.done, self._distinct([state.memories.held[row] for row in rows.tolist()]))
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other.
@@ -190,7 +169,7 @@ class NativeStages:
         if len({state.done for state in states}) != 1:
             behind = ", ".join(str(state.done) for state in states) or "no"
             raise ConfigError(f"states behind {behind} stages: join states that are behind the same stage")
-        return State(states[0].done, self._distinct([held for state in states for held in state.held]))
+        return State(states[0].done, self._distinct([held for state in states for held in state.memories.held]))
 
     def direct(self, k: int, images: Floats) -> Floats:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
@@ -203,7 +182,7 @@ class NativeStages:
         if k != state.done:
             raise ConfigError(f"stage {k} of a state behind {state.done} stages: run stage {state.done} next")
         logits = self._run(k, state, stop)
-        return None if logits is None else (State(k + 1, state.held), logits)
+        return None if logits is None else (State(k + 1, state.memories), logits)
 
     def _run(self, which: int, state: State, stop: NDArray[np.int32]) -> Floats | None:
         logits = np.empty((state.samples, self._classes), np.float32)
@@ -211,42 +190,41 @@ class NativeStages:
             scratch = self._idle.pop()
         except IndexError:
             scratch = _zeros(self._threads * self._scratch)
-        with state.held:
-            stopped = self._library.run(
-                self._workers,
-                which,
-                state.held.addresses_at,
-                scratch.ctypes.data,
-                logits.ctypes.data,
-                self._weights_at,
-                state.samples,
-                stop.ctypes.data,
-            )
+        stopped = self._library.run(
+            self._workers,
+            which,
+            state.memories.addresses,
+            state.memories.ordered,
+            scratch.ctypes.data,
+            logits.ctypes.data,
+            self._weights_at,
+            state.samples,
+            stop.ctypes.data,
+        )
         self._idle.append(scratch)
         return None if stopped else logits
 
-    def _distinct(self, given: Sequence[_Held]) -> _Samples:
+    def _distinct(self, given: Sequence[_Held]) -> _Memories:
         """With copies of those that come again: two threads must not compute in one memory."""
         if len(set(given)) == len(given):
-            return _Samples(tuple(given))
+            return _Memories(tuple(given))
         seen: set[_Held] = set()
         distinct = []
         for held in given:
             distinct.append(self._copy(held) if held in seen else held)
             seen.add(held)
-        return _Samples(tuple(distinct))
+        return _Memories(tuple(distinct))
 
     def _copy(self, held: _Held) -> _Held:
         copy = self._room()
-        with held.memory.lock:
-            copy.memory.words[:] = held.memory.words
+        self._library.copy(held.memory.address, copy.memory.address)
         return copy
 
     def _room(self) -> _Held:
         try:
             return _Held(self._free.pop(), self._free)
         except IndexError:
-            return _Held(_Memory(self._words), self._free)
+            return _Held(_Memory(self._library, self._words), self._free)
 
 
 def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precision) -> NativeStages:
@@ -341,6 +319,8 @@ def _open(path: Path) -> ctypes.CDLL:
     library, address, count = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.c_long
     library.open_pool.argtypes, library.open_pool.restype = [count], address
     library.close_pool.argtypes, library.close_pool.restype = [address], None
-    library.run.argtypes = [address, count, address, address, address, address, count, address]
+    library.open_memory.argtypes, library.open_memory.restype = [address], None
+    library.copy.argtypes, library.copy.restype = [address, address], None
+    library.run.argtypes = [address, count, address, address, address, address, address, count, address]
     library.begin.argtypes, library.begin.restype = [address, address, count], None
     return library
