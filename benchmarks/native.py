@@ -83,6 +83,6 @@ def _network(graph_of: MultiExitNet | Path, precision: Precision) -> Network:
 def _kind(step: Step, sink: Place, count: int) -> str:
     shape = f"{count}x{sink.channels}x{sink.plane.height}x{sink.plane.width}"
     if isinstance(step.does, Conv):
-        size = step.does.size
-        return f"Conv {size}x{size} (vectors of {'pixels' if step.over_pixels else 'channels'}) → {shape}"
+        height, width = step.does.weight.shape[2:]
+        return f"Conv {height}x{width} (vectors of {'pixels' if step.over_pixels else 'channels'}) → {shape}"
     return f"{type(step.does).__name__} → {shape}"

@@ -13,11 +13,12 @@ from networks_of_c import Window, network_of, run_in_torch, stages_of
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError
 from offramp_runtime.machine import cpu_features
-from offramp_runtime.native import compiler
+from offramp_runtime.native import compiler, points
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
 from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
 from offramp_runtime.native.placing import join, place
 from offramp_runtime.native.planes import Plane
+from offramp_runtime.native.steps import in_order
 from offramp_runtime.native.words import pack, pack_bytes
 
 FLOATS = Vectors(8, 15)
@@ -67,6 +68,46 @@ def test_layers_of_any_size_in_vectors_of_any_size_are_computed_as_torch_does(
             assert np.abs(logits - wanted[k][:: -1 if k % 2 == 0 else 1]).max() <= limit
 
 
+@settings(max_examples=8)
+@example((1, 7, 7), [Window(1, 3, 1)], 16, 1)
+@example((5, 14, 14), [Window(9, 3, 1), Window(3, 3, 1, relu=False)], 16, 3)
+@example((3, 33, 45), [Window(4, 3, 1, joined=True), Window(30, 3, 1)], 8, 2)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 30), st.integers(7, 40)),
+    st.lists(st.builds(Window, st.integers(1, 37), st.just(3), st.just(1), st.booleans(), st.booleans()), min_size=1),
+    st.sampled_from([4, 8, 16]),
+    st.integers(1, 3),
+)
+def test_convolutions_by_way_of_points_are_computed_as_torch_does(
+    tmp_path_factory: pytest.TempPathFactory, image: Shape, windows: list[Window], lanes: int, threads: int
+) -> None:
+    network = network_of(image, [windows[:3]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(points, "_WORTH", float("inf"))  # where it does not pay as well
+        stages = stages_of(network, Vectors(lanes, 15), tmp_path_factory.mktemp("c") / "made", threads)
+        ways = [type(step.does) for step in in_order(network, Vectors(lanes, 15))]
+    assert ways.count(points.ToPoints) == ways.count(points.FromPoints) == len(windows[:3])
+    for count in (1, 4):
+        for seed in (0, 1):  # the second in memories that hold what is left of the first
+            given_images = images_of(network, count + 7 * seed)[:count]
+            wanted = run_in_torch(network, given_images)
+            assert np.abs(run_all(stages, given_images) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_points_are_taken_where_they_save_much() -> None:
+    def made_of(image: Shape, vectors: Vectors, window: Window) -> set[type]:
+        network = network_of(image, [[window]])
+        return {type(step.does) for step in in_order(network, vectors)}
+
+    wide = (64, 28, 28)
+    assert points.ToPoints in made_of(wide, Vectors(16, 28), Window(32, 3, 1))
+    assert points.ToPoints not in made_of(wide, Vectors(16, 28), Window(32, 3, 2))
+    assert points.ToPoints not in made_of(wide, Vectors(16, 28), Window(32, 5, 1))
+    assert points.ToPoints not in made_of(wide, PAIRS, Window(32, 3, 1))
+    assert points.ToPoints not in made_of((3, 28, 28), Vectors(16, 28), Window(2, 3, 1))  # few products to save
+    assert points.ToPoints not in made_of((64, 28, 6), Vectors(16, 28), Window(32, 3, 1))  # no room behind rows
+
+
 @NEEDS_BF16
 @pytest.mark.parametrize(("image", "windows"), [((4, 32, 32), DENSE), ((3, 45, 31), POOLED), ((2, 9, 9), DENSE)])
 def test_pairs_of_bfloat16_are_computed_nearly_so(
@@ -101,10 +142,12 @@ def test_maps_may_come_before_older_ones(tmp_path: Path) -> None:
 
 
 def test_a_stage_cancelled_midway_lets_all_its_threads_go(tmp_path: Path) -> None:
-    stages = stages_of(network_of((3, 8, 8), [[Window(4, 3, 1)]]), FLOATS, tmp_path / "made", threads=3)
-    given_images = np.zeros((2, 3, 8, 8), np.float32)
-    wanted = stages.step(0, stages.start(given_images))[1]
+    network = network_of((3, 8, 8), [[Window(4, 3, 1)]])
+    stages = stages_of(network, FLOATS, tmp_path / "made", threads=3)
+    batches = [images_of(network, 2), images_of(network, 3)[:2]]  # in turn: nothing is right that is left of the other
+    both = [stages.step(0, stages.start(one))[1] for one in batches]
     for turn in range(600):
+        given_images, wanted = batches[turn % 2], both[turn % 2]
         cancelled = Cancellation()
         timer = threading.Timer(turn % 20 * 1e-4, cancelled.set)
         timer.start()

@@ -14,6 +14,7 @@ from offramp_runtime.native.kernels import ChannelKernel, PixelKernel, Words, ca
 from offramp_runtime.native.layers import Conv, MaxPool, Mean, Network
 from offramp_runtime.native.placing import Layout, Place
 from offramp_runtime.native.planes import Plane, round_up
+from offramp_runtime.native.points import FromPoints, ToPoints
 from offramp_runtime.native.steps import BYTES, Step
 from offramp_runtime.native.words import pack, pack_bytes
 
@@ -88,7 +89,11 @@ class _Writer:
 
     def _step(self, number: int, step: Step) -> str:
         source, sink = self._layout.places[step.source], self._layout.places[step.sink]
-        if isinstance(step.does, Conv):
+        if isinstance(step.does, ToPoints):
+            body = _to_points(source, sink)
+        elif isinstance(step.does, FromPoints):
+            body = self._from_points(step.does, source, sink)
+        elif isinstance(step.does, Conv):
             write = self._conv_of_pixels if step.over_pixels else self._conv_of_channels
             body = write(step, step.does, source, sink)
         elif isinstance(step.does, MaxPool):
@@ -103,22 +108,24 @@ class _Writer:
     def _conv_of_pixels(self, step: Step, conv: Conv, source: Place, sink: Place) -> list[str]:
         plane, lanes, packed = sink.plane, self._vectors.lanes, sink.packed
         weights = self._parameters(step, conv, source.packed, sink.planes * packed)
-        out, planes = weights.words.shape[:2]
+        out, planes = len(weights.words) // conv.groups, weights.words.shape[1]
         rows, columns = best_cuts(out, plane.vectors, self._vectors, packed)
-        first, rest = self._keep(*weights.blocks(rows.size)), self._keep_rest(weights)
-        taps = window(conv.size, conv.stride, plane)
+        first, rest = self._keep(*weights.blocks(out, rows.size)), self._keep_rest(weights)
+        taps = window(*conv.weight.shape[2:], conv.stride, plane)
         between = source.plane.pitch * (4 if conv.stride == 2 else 1)
         lines = [
-            *_share(rows.parts * columns.parts, "t"),
-            f"    const long o = t / {columns.parts} * {rows.size}, c = t % {columns.parts};",
+            *_share(conv.groups * rows.parts * columns.parts, "t"),
+            f"    const long r = t / {columns.parts}, c = t % {columns.parts}, group = r / {rows.parts};",
+            f"    const long o = r % {rows.parts} * {rows.size}, channel = group * {out} + o;",
             f"    const long pixel = c * {columns.size * lanes};",
-            f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
-            f"    float *to = out + o / {packed} * {plane.pitch} + pixel;",
+            f"    const float *from = in + group * {planes * between} + pixel;",
+            f"    const float *w = weights + {first} + channel * {weights.words[0].size}, {rest};",
+            f"    float *to = out + channel / {packed} * {plane.pitch} + pixel;",
         ]
         kind = Words(lanes, source.packed, packed)
         for (m, here), (n, there) in product(cases(rows, "o", rows.size), cases(columns, "c")):
             name = self._kernel(PixelKernel(m, n, taps, between, plane.pitch, kind, conv.relu))
-            given = f"in + pixel, w, bias, scales, to, {self._mask(plane)} + pixel, {planes}"
+            given = f"from, w, bias, scales, to, {self._mask(plane)} + pixel, {planes}"
             lines.append(f"    if ({here} && {there}) {name}({given});")
         return [*lines, "}"]
 
@@ -128,7 +135,7 @@ class _Writer:
         out, planes = weights.words.shape[:2]
         rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors)
         wide = columns.size * lanes
-        first, rest = self._keep(*weights.blocks(wide)), self._keep_rest(weights)
+        first, rest = self._keep(*weights.blocks(out, wide)), self._keep_rest(weights, "o")
         pitch = 1 if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
         lines = [
@@ -139,7 +146,7 @@ class _Writer:
             f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
             f"    float *to = out + o / {packed} * {pitch} + y * {plane.row} + x;",
         ]
-        taps, kind = window(conv.size, 1, source.plane), Words(lanes, source.packed, packed)
+        taps, kind = window(conv.size, conv.size, 1, source.plane), Words(lanes, source.packed, packed)
         for (n, there), (m, here) in product(cases(columns, "c"), cases(rows, "r")):
             read = pixels(m, plane.width, row, conv.stride)
             written = pixels(m, plane.width, plane.row, 1)
@@ -160,13 +167,13 @@ class _Writer:
         sums = np.rint(bias / (read * unit)).astype(np.int32).view(np.float32)
         return _Parameters(pack_bytes(whole), sums, (read * unit / written).astype(np.float32))
 
-    def _keep_rest(self, weights: "_Parameters") -> str:
+    def _keep_rest(self, weights: "_Parameters", channel: str = "channel") -> str:
         """What a step says of its bias and scales."""
         bias, scales = self._keep(weights.bias), self._keep(weights.scales)
-        return f"*bias = weights + {bias} + o, *scales = weights + {scales} + o"
+        return f"*bias = weights + {bias} + {channel}, *scales = weights + {scales} + {channel}"
 
     def _max_pool(self, pool: MaxPool, source: Place, sink: Place) -> list[str]:
-        plane, taps = sink.plane, window(pool.size, pool.stride, sink.plane)
+        plane, taps = sink.plane, window(pool.size, pool.size, pool.stride, sink.plane)
         ends = f"in + i * {4 * source.plane.pitch}, out + i * {plane.pitch}"
         return [
             f"static const long taps[] = {_braces(taps)};",
@@ -174,6 +181,13 @@ class _Writer:
             f"    max_of_plane({ends}, {self._mask(plane)}, {plane.vectors}, taps, {len(taps)});",
             "}",
         ]
+
+    def _from_points(self, does: FromPoints, source: Place, sink: Place) -> list[str]:
+        bias, channels = self._keep(does.bias), len(does.bias)
+        ends = f"in + i * {source.plane.pitch}, out + i * {sink.plane.pitch}, weights + {bias} + i"
+        sizes = f"{sink.plane.height}, {sink.plane.width}, {source.plane.row}, {sink.plane.row}"
+        call = f"plane_of_points({ends}, {sizes}, {channels * source.plane.pitch}, {int(does.relu)})"
+        return [*_share(channels, "i"), f"    {call};", "}"]
 
     def _keep(self, *arrays: NDArray[np.float32]) -> int:
         """Append words, from the begin of a cache line; returns where that is."""
@@ -211,20 +225,28 @@ def _split(source: Place, sink: Place) -> list[str]:
     return [*_share(source.planes, "i"), f"    split_plane({ends}, {sizes});", "}"]
 
 
+def _to_points(source: Place, sink: Place) -> list[str]:
+    ends = f"in + i * {source.plane.pitch}, out + i * {sink.plane.pitch}"
+    sizes = f"{source.plane.height}, {source.plane.width}, {source.plane.row}, {sink.plane.row}"
+    call = f"points_of_plane({ends}, {sizes}, {source.channels * sink.plane.pitch})"
+    return [*_share(source.channels, "i"), f"    {call};", "}"]
+
+
 @dataclass(frozen=True, eq=False)
 class _Parameters:
     """Of a convolution, with as many output channels as are computed."""
 
     words: NDArray[np.float32]
-    """Weights (out, planes, size, size)."""
+    """Weights (out, planes, height, width)."""
     bias: NDArray[np.float32]
     """(out,), in the bits of what sums are."""
     scales: NDArray[np.float32]
     """(out,), from sums to what is written."""
 
-    def blocks(self, size: int) -> list[NDArray[np.float32]]:
-        """Weights (planes, size, size, channels) of so many channels each."""
-        return [self.words[o : o + size].transpose(1, 2, 3, 0) for o in range(0, len(self.words), size)]
+    def blocks(self, group: int, size: int) -> list[NDArray[np.float32]]:
+        """Weights (planes, height, width, channels) of so many channels each, as far as a group has them."""
+        groups = [self.words[first : first + group] for first in range(0, len(self.words), group)]
+        return [words[o : o + size].transpose(1, 2, 3, 0) for words in groups for o in range(0, group, size)]
 
 
 def _share(count: int, name: str) -> list[str]:

@@ -118,12 +118,16 @@ class ChannelKernel:
                 yield f"scatter{packed}(out + {plane + place}, {value}, {self.pitch}, channels - {n * lanes});"
 
 
-def window(size: int, stride: int, plane: Plane) -> Offsets:
+def window(rows: int, columns: int, stride: int, plane: Plane) -> Offsets:
     """From a pixel of an output to what its window reads, in the input of stride 1, or the split input of stride 2."""
-    reach = range(-(size // 2), size // 2 + 1)
+    reach = [(y, x) for y in _around(rows) for x in _around(columns)]
     if stride == 1:
-        return tuple(plane.at(y, x) for y in reach for x in reach)
-    return tuple((2 * (y % 2) + x % 2) * plane.pitch + plane.at(y // 2, x // 2) for y in reach for x in reach)
+        return tuple(plane.at(y, x) for y, x in reach)
+    return tuple((2 * (y % 2) + x % 2) * plane.pitch + plane.at(y // 2, x // 2) for y, x in reach)
+
+
+def _around(size: int) -> range:
+    return range(-(size // 2), size // 2 + 1)
 
 
 def pixels(count: int, width: int, row: int, column: int) -> Offsets:

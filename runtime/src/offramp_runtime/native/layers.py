@@ -41,11 +41,13 @@ class Conv:
     relu: bool
     unit: NDArray[np.float32] | None = None
     """What the weights of each output channel are multiples of, (out,), where they are 8-bit numbers."""
+    groups: int = 1
+    """Of channels that have nothing to do with each other."""
 
     @property
     def size(self) -> int:
-        """Of its window."""
-        return int(self.weight.shape[2])
+        """Columns of its window."""
+        return int(self.weight.shape[3])
 
 
 @dataclass(frozen=True)

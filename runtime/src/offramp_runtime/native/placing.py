@@ -51,7 +51,7 @@ def place(network: Network, vectors: Vectors) -> Layout:
     Raises:
         ConfigError: a map would have to lie in two places, or amid a word.
     """
-    steps = in_order(network, vectors.lanes)
+    steps = in_order(network, vectors)
     packed = packed_of(network, steps, vectors.packed)
     shapes = shapes_of(network, steps, packed)
     around = borders(steps, shapes)

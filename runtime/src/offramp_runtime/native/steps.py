@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offramp_runtime import graph
+from offramp_runtime.native.blocks import Vectors
 from offramp_runtime.native.layers import Concat, Conv, Layer, MaxPool, Mean, Network, Shape
 from offramp_runtime.native.planes import Plane, round_up
+from offramp_runtime.native.points import FromPoints, ToPoints, at_points, by_way_of_points, pays
 
 BYTES = 4
 """In a word."""
@@ -25,9 +27,9 @@ class Split:
 class Step:
     """One thing to compute."""
 
-    does: Conv | MaxPool | Mean | Split
+    does: Conv | MaxPool | Mean | Split | ToPoints | FromPoints
     source: str
-    """The map it reads: that of the layer, or the same split."""
+    """The map it reads: that of the layer, or what has been made of it."""
     users: frozenset[str]
     """The maps of the network it is needed for."""
     over_pixels: bool = True
@@ -39,13 +41,17 @@ class Step:
         return self.does.sink
 
 
-def in_order(network: Network, lanes: int) -> list[Step]:
+def in_order(network: Network, vectors: Vectors) -> list[Step]:
     """The layers that compute something, and splits before the first that reads them in its stage."""
+    lanes, floats = vectors.lanes, vectors.packed == 1 and not network.units
     steps: list[Step] = []
     splits = _splits(network, lanes)
     begun: set[str] = set()
     for layer in network.layers:
         if isinstance(layer, Concat):
+            continue
+        if floats and isinstance(layer, Conv) and pays(layer, network.shapes[layer.sink], vectors):
+            steps += [Step(does, does.source, frozenset({layer.sink})) for does in by_way_of_points(layer)]
             continue
         source = layer.source
         if _reads_split(network, layer, lanes):
@@ -58,10 +64,14 @@ def in_order(network: Network, lanes: int) -> list[Step]:
 
 
 def shapes_of(network: Network, steps: list[Step], packed: Mapping[str, int]) -> dict[str, Shape]:
-    """Of all maps, splits among them, whose planes hold as many channels as those they are made of."""
+    """Of all maps: splits have planes of as many channels as what they are made of."""
     shapes = dict(network.shapes)
     for step in steps:
-        if isinstance(step.does, Split):
+        if isinstance(step.does, ToPoints):
+            shapes[step.sink] = at_points(shapes[step.source])
+        elif isinstance(step.does, Conv):
+            shapes.setdefault(step.sink, (len(step.does.weight), *shapes[step.source][1:]))
+        elif isinstance(step.does, Split):
             channels, height, width = shapes[step.source]
             shapes[step.sink] = (4 * round_up(channels, packed[step.source]), -(-height // 2), -(-width // 2))
     return shapes
@@ -71,17 +81,22 @@ def packed_of(network: Network, steps: list[Step], usual: int) -> dict[str, int]
     """How many channels of each map a word holds: four of 8 bits, one of logits, else as is usual."""
     packed = {name: BYTES if name in network.units else usual for name in network.shapes}
     packed |= {graph.logits_name(k): 1 for k in range(network.num_exits)}
-    return packed | {step.sink: packed[step.source] for step in steps if isinstance(step.does, Split)}
+    for step in steps:
+        packed.setdefault(step.sink, packed[step.source])
+    return packed
 
 
 def borders(steps: list[Step], shapes: Mapping[str, Shape]) -> dict[tuple[int, int], int]:
     """The widest border that is read around maps of each size."""
     widest: dict[tuple[int, int], int] = {}
     for step in steps:
+        size = shapes[step.source][1:]
         if isinstance(step.does, Conv | MaxPool):
-            half, size = step.does.size // 2, shapes[step.source][1:]
+            half = step.does.size // 2
             needed = -(-half // 2) if step.does.stride == 2 and step.over_pixels else half
             widest[size] = max(widest.get(size, 0), needed)
+        elif isinstance(step.does, ToPoints):  # reads none, but planes of powers of two share the lines of a cache
+            widest[size] = max(widest.get(size, 0), 1)
     return widest
 
 

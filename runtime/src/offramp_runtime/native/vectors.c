@@ -200,3 +200,65 @@ static inline void max_of_plane(const float *in, float *out, const int32_t *pixe
         store(out + p, only(most, pixels + p));
     }
 }
+
+#if PACKED == 1 && !BYTES
+
+/* Convolutions by way of points; what the numbers are of is in Lavin and Gray, arXiv:1509.09308, for four outputs of three. */
+
+static inline __attribute__((always_inline)) void put(float *to, vector values, long count) {
+    if (count == LANES)
+        store(to, values);
+    else
+        memcpy(to, &values, 4 * count);
+}
+
+/* What is beyond a row's end becomes zero, as whatever lies behind it is: zeros, then the begin of the next row. */
+static inline vector until(vector values, long count) {
+    static const int32_t there[2 * LANES] = {[0 ... LANES - 1] = -1};
+    return only(values, there + LANES - count);
+}
+
+/* Rows may be written beyond their ends, since the next is written later, and behind the last one are zeros enough. */
+static inline __attribute__((always_inline)) void points_of_rows(const float *const *rows, long x, float *to, long apart, long count) {
+    vector a = load(rows[0] + x), b = load(rows[1] + x), c = load(rows[2] + x);
+    vector d = load(rows[3] + x), e = load(rows[4] + x), f = load(rows[5] + x);
+    vector far = e - 4 * c, near = d - 4 * b, wide = e - c, narrow = 2 * (d - b);
+    vector found[6] = {4 * a - 5 * c + e, far + near, far - near, wide + narrow, wide - narrow, 4 * b - 5 * d + f};
+    for (int i = 0; i < 6; i++) store(to + i * apart + x, count < LANES ? until(found[i], count) : found[i]);
+}
+
+/* A plane at points, the first in a plane of a quarter of its rows, the others so many words apart. */
+static inline __attribute__((always_inline)) void points_of_plane(
+    const float *in, float *out, long height, long width, long row, long out_row, long apart) {
+    static const float nothing[IMAGE_WIDTH + LANES];
+    const long whole = width / LANES * LANES;
+    for (long y = 0; y < height; y += 4, out += out_row) {
+        const float *rows[6];
+        for (long i = 0; i < 6; i++) rows[i] = y + i < 1 || y + i > height ? nothing : in + (y + i - 1) * row;
+        for (long x = 0; x < whole; x += LANES) points_of_rows(rows, x, out, apart, LANES);
+        if (width > whole) points_of_rows(rows, whole, out, apart, width - whole);
+    }
+}
+
+static inline __attribute__((always_inline)) void rows_of_points(
+    const float *in, float *to, vector bias, long row, long rows, long apart, int positive, long count) {
+    vector a = load(in), b = load(in + apart), c = load(in + 2 * apart);
+    vector d = load(in + 3 * apart), e = load(in + 4 * apart), f = load(in + 5 * apart);
+    vector near = b + c, far = d + e, less = b - c, least = d - e;
+    vector found[4] = {a + near + far + bias, less + 2 * least + bias, near + 4 * far + bias, less + 8 * least + f + bias};
+    for (long i = 0; i < rows; i++) put(to + i * row, positive ? relu(found[i]) : found[i], count);
+}
+
+/* The other way: what comes of products at points. */
+static inline __attribute__((always_inline)) void plane_of_points(
+    const float *in, float *out, const float *bias, long height, long width, long in_row, long row, long apart, int positive) {
+    const long whole = width / LANES * LANES, rest = width - whole;
+    const vector more = all(bias);
+    for (long y = 0; y < height; y += 4, in += in_row, out += 4 * row) {
+        long rows = height - y < 4 ? height - y : 4;
+        for (long x = 0; x < whole; x += LANES) rows_of_points(in + x, out + x, more, row, rows, apart, positive, LANES);
+        if (rest) rows_of_points(in + whole, out + whole, more, row, rows, apart, positive, rest);
+    }
+}
+
+#endif
