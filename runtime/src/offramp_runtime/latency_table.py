@@ -167,14 +167,17 @@ class Sweep:
             self._settle(logits)
             marks = [mark, self._read()]
             if k < last:
-                taken = self._stages.take(state, rows)
+                self._stages.take(state, rows)
                 self._settle(logits)
                 marks.append(self._read())
-                self._stages.join([taken, taken])
+                halves = [self._stages.take(state, half) for half in (rows[::2], rows[1::2]) if len(half)]
+                self._settle(logits)
+                marks.append(self._read())
+                self._stages.join(halves)
                 self._settle(logits)
                 marks.append(self._read())
                 laps.takes.append(marks[2] - marks[1])
-                laps.joins.append((marks[3] - marks[2]) / 2)  # of twice as many rows
+                laps.joins.append(marks[4] - marks[3])
             laps.stages.append(marks[1] - marks[0])
             mark = self._read()
         self._pass_s = self._clock() - began

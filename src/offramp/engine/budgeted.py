@@ -27,7 +27,7 @@ def run_budgeted(
 ) -> tuple[Tensor, Tensor]:
     """Logits (N, C) of the exit each sample left at, and that exit (N,), on the CPU, in the order of the images.
 
-    Costs one look at the mask per exit, and a copy of the state of those who stay wherever the batch is regrouped.
+    Costs one look at the mask per exit; and where the batch is regrouped, what the runtime needs to take those who stay.
 
     Args:
         runtime: computes.

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import graph
+from offramp_runtime.errors import ConfigError
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
 from offramp_runtime.native.kernels import ChannelKernel, PixelKernel, Words, cases, pixels, window
 from offramp_runtime.native.layers import Conv, MaxPool, Mean, Network
@@ -111,7 +112,8 @@ class _Writer:
         out, planes = len(weights.words) // conv.groups, weights.words.shape[1]
         rows, columns = best_cuts(out, plane.vectors, self._vectors, packed)
         first, rest = self._keep(*weights.blocks(out, rows.size)), self._keep_rest(weights)
-        taps = window(*conv.weight.shape[2:], conv.stride, plane)
+        height, width = conv.weight.shape[2:]
+        taps = window(height, width, conv.stride, plane)
         between = source.plane.pitch * (4 if conv.stride == 2 else 1)
         lines = [
             *_share(conv.groups * rows.parts * columns.parts, "t"),
@@ -164,7 +166,12 @@ class _Writer:
             return _Parameters(pack(weight, packed), bias, np.full(channels, 1 / written, np.float32))
         unit = np.pad(conv.unit.astype(np.float64), more, constant_values=1.0)
         whole = np.rint(weight / unit[:, None, None, None]).astype(np.int8)
-        sums = np.rint(bias / (read * unit)).astype(np.int32).view(np.float32)
+        start = np.rint(bias / (read * unit))
+        if np.max(np.abs(start) + 255.0 * np.abs(whole.astype(np.int64)).sum((1, 2, 3))) >= 2**31:
+            raise ConfigError(
+                f"runtime 'native' has too few bits for the sums of {step.sink} in int8; take another runtime"
+            )
+        sums = start.astype(np.int32).view(np.float32)
         return _Parameters(pack_bytes(whole), sums, (read * unit / written).astype(np.float32))
 
     def _keep_rest(self, weights: "_Parameters", channel: str = "channel") -> str:

@@ -1,7 +1,7 @@
 """What a graph computes, read as a list of layers that maps pass through."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +18,8 @@ Shape: TypeAlias = tuple[int, int, int]
 """Channels, height, width."""
 
 
+_NEARLY = 1e-3
+"""How far weights may be from multiples of their unit."""
 _WINDOW = {"dilations": [1, 1], "pads": [0, 0, 0, 0], "strides": [1, 1]}
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Conv": {**_WINDOW, "group": 1},
@@ -111,6 +113,8 @@ def read_network(whole: "ModelProto", num_exits: int) -> Network:
         ConfigError: it does something that is not known here.
     """
     found = _Reader(whole)
+    if found.units:
+        _check_units(found.layers, found.units, num_exits)
     made = [layer.sink for layer in found.layers]
     stages = {graph.IMAGES: -1}
     for k, piece in enumerate(graph.cut_stages(whole, num_exits)):
@@ -141,7 +145,7 @@ class _Reader:
             for node in graph.fixed_nodes(whole)
             if node.op_type == "DequantizeLinear"
         }
-        self.units = {node.input[0]: self._unit(node) for node in self._nodes if node.op_type == "QuantizeLinear"}
+        self.units = self._all_units()
         self._same: dict[str, str] = {}
         """Maps that were rounded, by what the graph calls them afterwards."""
         self._not_negative = set(self.units)
@@ -167,13 +171,23 @@ class _Reader:
         read.get(node.op_type, _refuse)(node, _attributes(node))
 
     def _quantise(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
-        del given
+        if node.input[0] in self._same:
+            raise _unknown(node, {**given, "of rounded": node.input[0]})
         self._same[node.output[0]] = node.input[0]
 
     def _dequantise(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
-        if node.input[0] not in self._same:
+        if node.input[0] not in self._same or self._unit(node) != self.units[self._same[node.input[0]]]:
             raise _unknown(node, given)
         self._same[node.output[0]] = self._same[node.input[0]]
+
+    def _all_units(self) -> dict[str, float]:
+        """Of the maps that are rounded."""
+        units: dict[str, float] = {}
+        for node in (node for node in self._nodes if node.op_type == "QuantizeLinear"):
+            unit = self._unit(node)
+            if units.setdefault(node.input[0], unit) != unit:
+                raise _unknown(node, {"scales": f"{unit} and {units[node.input[0]]}"})
+        return units
 
     def _unit(self, node: "NodeProto") -> float:
         """Of 8-bit numbers from 0 on."""
@@ -195,10 +209,23 @@ class _Reader:
         if not (plain and size % 2 and set(given["pads"]) == {size // 2} and given["strides"] in ([1, 1], [2, 2])):
             raise _unknown(node, given)
         sink = self._relus.get(node.output[0], node.output[0])
-        source, unit = self._source(node), self._units_of_weights.get(node.input[1])
-        if (source in self.units) != (unit is not None):
-            raise _unknown(node, {**given, "8-bit": "either its input or its weights"})
-        self._keep_conv(Conv(source, sink, weight, bias, stride, sink != node.output[0], unit))
+        unit = self._unit_of_weights(node, weight)
+        self._keep_conv(Conv(self._source(node), sink, weight, bias, stride, sink != node.output[0], unit))
+
+    def _unit_of_weights(self, node: "NodeProto", weight: NDArray[Any]) -> NDArray[np.float32] | None:
+        """Of each output channel, where they are 8-bit numbers, (out,)."""
+        given = self._units_of_weights.get(node.input[1])
+        if given is None:
+            return None
+        if given.size not in (1, len(weight)):
+            raise _unknown(node, {"scales": given.size})
+        unit = np.broadcast_to(given.ravel(), len(weight))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            numbers = weight / unit[:, None, None, None]
+        whole = np.rint(numbers)
+        if not (np.abs(numbers - whole).max() < _NEARLY and whole.min() >= -128 and whole.max() <= 127):
+            raise _unknown(node, {"weights": "no 8-bit multiples of a scale for each output channel"})
+        return unit
 
     def _gemm(self, node: "NodeProto", given: Mapping[str, Any]) -> None:
         weight, bias = self._parameters(node, given)
@@ -209,7 +236,7 @@ class _Reader:
     def _parameters(self, node: "NodeProto", given: Mapping[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Weight and bias."""
         if len(node.input) != 3 or not self._constants.keys() >= set(node.input[1:]):
-            raise _unknown(node, given)
+            raise _unknown(node, {**given, "constants": f"{len(self._constants.keys() & set(node.input))} of 2"})
         return self._constants[node.input[1]], self._constants[node.input[2]]
 
     def _keep_conv(self, conv: Conv) -> None:
@@ -257,6 +284,29 @@ class _Reader:
         units = {self.units.get(name) for name in names}
         if len(units) > 1:
             raise _unknown(node, {"units": sorted(map(str, units))})
+
+
+def _check_units(layers: Sequence[Layer], units: Mapping[str, float], num_exits: int) -> None:
+    """Either bytes or floats are read and given, as each kind of layer can.
+
+    Raises:
+        ConfigError: a layer of other ones.
+    """
+    floats = {graph.IMAGES, *map(graph.logits_name, range(num_exits))}
+    floats |= {layer.sink for layer in layers if isinstance(layer, Mean)}
+    for layer in layers:
+        read = {units.get(name) for name in sources(layer)}
+        if isinstance(layer, Conv):
+            wrong = (None in read) != (layer.unit is None)
+        elif isinstance(layer, Concat):
+            wrong = read != {units.get(layer.sink)}
+        else:
+            wrong = None in read or (isinstance(layer, MaxPool) and read != {units.get(layer.sink)})
+        if wrong or floats & units.keys():
+            raise ConfigError(
+                f"runtime 'native' cannot compute {type(layer).__name__} {layer.sink} with what is rounded to 8 bits here and "
+                "what is not; take another runtime"
+            )
 
 
 def _constants(whole: "ModelProto") -> dict[str, NDArray[Any]]:

@@ -76,4 +76,4 @@ def pays(conv: Conv, shape: Shape, vectors: Vectors) -> bool:
     of_channels = height * width * round_up(out, vectors.lanes) // vectors.lanes
     few = Plane(-(-height // ROWS), width, 1, vectors.lanes).vectors
     moved = _MOVES * height * -(-width // vectors.lanes) * (planes + out)
-    return 3 * POINTS * few * planes * out + moved < _WORTH * 9 * planes * min(of_pixels, of_channels)
+    return bool(3 * POINTS * few * planes * out + moved < _WORTH * 9 * planes * min(of_pixels, of_channels))

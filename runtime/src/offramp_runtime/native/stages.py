@@ -30,7 +30,9 @@ from offramp_runtime.stages import check_exit
 
 _LIBRARY, _WEIGHTS, _FACTS = "stages.so", "weights.bin", "facts.json"
 _KEPT_BYTES = 2**29
-"""Of memories for the next runs, together."""
+"""Of memories for the next runs of a network, together."""
+_KEPT_SCRATCH = 8
+"""Scratch memories, one for each call that runs beside others."""
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -112,7 +114,7 @@ class NativeStages:
         self._never = np.zeros(1, np.int32)
         """What a run looks at that nobody cancels."""
         self._free: deque[_Memory] = deque(maxlen=max(1, _KEPT_BYTES // (4 * self._words)))
-        self._idle: deque[Floats] = deque()
+        self._idle: deque[Floats] = deque(maxlen=_KEPT_SCRATCH)
         """Scratch memories."""
 
     @property

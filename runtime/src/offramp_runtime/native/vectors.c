@@ -123,10 +123,11 @@ static inline vector plus_bytes(vector sum, vector x, vector y) {
 
 static inline vector numbers(vector sums) { return __builtin_convertvector((bits)sums, vector); }
 
-/* To the nearest integer, of two as near the even one. */
-static inline __m512i whole(vector x) { return _mm512_max_epi32(_mm512_cvtps_epi32((__m512)x), _mm512_setzero_si512()); }
-
-static inline words to_byte(vector x) { return (words)_mm512_min_epi32(whole(x), _mm512_set1_epi32(255)); }
+/* From 0 to 255, the nearest, of two as near the even one; 255 also for what is no number. */
+static inline words to_byte(vector x) {
+    __m512i nearest = _mm512_cvtps_epi32(_mm512_min_ps((__m512)x, _mm512_set1_ps(255)));
+    return (words)_mm512_max_epi32(nearest, _mm512_setzero_si512());
+}
 
 static inline vector join4(vector a, vector b, vector c, vector d) {
     return (vector)(to_byte(a) | to_byte(b) << 8 | to_byte(c) << 16 | to_byte(d) << 24);
@@ -134,7 +135,7 @@ static inline vector join4(vector a, vector b, vector c, vector d) {
 
 static inline void scatter4(float *out, vector sums, long pitch, long channels) {
     float found[LANES / 4];
-    _mm_storeu_si128((__m128i *)found, _mm512_cvtusepi32_epi8(whole(sums)));
+    _mm_storeu_si128((__m128i *)found, _mm512_cvtepi32_epi8((__m512i)to_byte(sums)));
     for (long c = 0; c < LANES / 4 && 4 * c < channels; c++) out[c * pitch] = found[c];
 }
 
