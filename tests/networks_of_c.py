@@ -1,7 +1,7 @@
 """Networks of a few random layers for the runtime that makes C of them, and what they should give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,11 +79,42 @@ def needed(layers: Sequence[Layer], name: str) -> set[str]:
     )
 
 
+def in_bytes(network: Network, seed: int = 0) -> Network:
+    """The network with other weights and 8-bit maps, whose units are powers of two, so that nothing but them is rounded.
+
+    Images have to be whole numbers, and every convolution a ReLU.
+    """
+    draw = np.random.default_rng(seed)
+    unit_of_maps = 2.0**-3
+    layers: list[Layer] = []
+    units: dict[str, float] = {}
+    for layer in network.layers:
+        given: Layer = layer
+        if isinstance(layer, Conv) and layer.source == graph.IMAGES:
+            weight, bias = draw.integers(-8, 9, layer.weight.shape) / 4, draw.integers(-16, 64, len(layer.bias)) / 4
+            given = replace(layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32))
+        elif isinstance(layer, Conv) and layer.relu:
+            fan_in = layer.weight[0].size
+            unit = 2.0 ** -(np.round(np.log2(73 * fan_in**0.5)) + draw.integers(-1, 2, len(layer.bias)))
+            weight = draw.integers(-128, 128, layer.weight.shape) * unit[:, None, None, None]
+            bias = draw.integers(-(2**13), 2**15, len(layer.bias)) * (unit_of_maps * unit)
+            given = replace(
+                layer, weight=weight.astype(np.float32), bias=bias.astype(np.float32), unit=unit.astype(np.float32)
+            )
+        if not isinstance(layer, Mean) and (not isinstance(layer, Conv) or layer.relu):
+            units[layer.sink] = unit_of_maps
+        layers.append(given)
+    return replace(network, layers=tuple(layers), units=units)
+
+
 def run_in_torch(network: Network, images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits (K, N, C)."""
     maps: dict[str, Tensor] = {graph.IMAGES: torch.from_numpy(images)}
     for layer in network.layers:
-        maps[layer.sink] = _run(layer, maps)
+        found = _run(layer, maps)
+        if unit := network.units.get(layer.sink):
+            found = (found / unit).round().clamp(0, 255) * unit
+        maps[layer.sink] = found
     logits = [maps[graph.logits_name(k)].flatten(1) for k in range(network.num_exits)]
     return torch.stack(logits).numpy()
 

@@ -1,6 +1,7 @@
 import itertools
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bundles import run_all
-from networks_of_c import Window, network_of, run_in_torch, stages_of
+from networks_of_c import Window, in_bytes, network_of, run_in_torch, stages_of
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError
 from offramp_runtime.machine import cpu_features
 from offramp_runtime.native import compiler, points
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
+from offramp_runtime.native.code import write_code
 from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
 from offramp_runtime.native.placing import join, place
 from offramp_runtime.native.planes import Plane
@@ -23,6 +25,7 @@ from offramp_runtime.native.words import pack, pack_bytes
 
 FLOATS = Vectors(8, 15)
 PAIRS = Vectors(16, 28, packed=2)
+BYTES = Vectors(16, 20)
 NEEDS_BF16 = pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
 IMAGES = st.tuples(st.integers(1, 5), st.integers(1, 21), st.integers(1, 21))
 WINDOWS = st.one_of(
@@ -60,6 +63,7 @@ def test_layers_of_any_size_in_vectors_of_any_size_are_computed_as_torch_does(
         wanted = run_in_torch(network, given_images)
         limit = 1e-4 * np.abs(wanted).max()
         assert np.abs(run_all(stages, given_images) - wanted).max() <= limit
+        run_all(stages, images_of(network, 2 * count)[:count])  # nothing is right that is left in memories
         rows, state = np.arange(count)[::-1], stages.start(given_images)
         for k in range(network.num_exits):
             assert np.abs(stages.direct(k, given_images) - wanted[k]).max() <= limit
@@ -121,6 +125,53 @@ def test_pairs_of_bfloat16_are_computed_nearly_so(
     for k, logits in enumerate(found):
         assert np.array_equal(stages.direct(k, given_images), logits)
     assert 1e-6 < np.abs(found - wanted).max() / np.abs(wanted).max() < 3e-2
+
+
+@pytest.mark.skipif("avx512_vnni" not in cpu_features(), reason="the CPU adds no products of bytes")
+@pytest.mark.parametrize(
+    ("image", "windows"),
+    [
+        ((3, 32, 32), ([Window(8, 3, 1), Window(4, 3, 1, joined=True), Window(6, 1, 1, joined=True)], [Window(13, 3, 2)])),
+        ((3, 45, 31), ([Window(20, 7, 2), Window(0, 3, 2), Window(5, 3, 1)], [Window(33, 3, 2), Window(3, 1, 1)])),
+        ((1, 9, 9), ([Window(1, 3, 1), Window(0, 3, 2), Window(0, 3, 2)], [Window(37, 5, 1)])),
+    ],
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bytes_are_computed_to_the_last_one(
+    tmp_path: Path, image: Shape, windows: Sequence[Sequence[Window]], threads: int
+) -> None:
+    network = in_bytes(network_of(image, windows))
+    stages = stages_of(network, BYTES, tmp_path / "made", threads)
+    for seed in (0, 1):  # the second in memories that hold what is left of the first
+        given_images = np.random.default_rng(seed).integers(-8, 9, (3, *image)).astype(np.float32)
+        wanted = run_in_torch(network, given_images)
+        assert np.abs(run_all(stages, given_images) - wanted).max() <= 1e-6 * np.abs(wanted).max()
+        for k in range(network.num_exits):
+            found = stages.direct(k, given_images[::-1])
+            assert np.abs(found - wanted[k][::-1]).max() <= 1e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.skipif("avx512_vnni" not in cpu_features(), reason="the CPU adds no products of bytes")
+@pytest.mark.parametrize("value", [np.inf, 3e38, 1e10, np.nan])
+def test_what_is_too_large_for_a_byte_becomes_the_largest(tmp_path: Path, value: float) -> None:
+    network = in_bytes(network_of((1, 8, 8), [[Window(16, 1, 1)]]))
+    stem = network.layers[0]
+    assert isinstance(stem, Conv)
+    network = replace(network, layers=(replace(stem, weight=np.ones_like(stem.weight)), *network.layers[1:]))
+    stages = stages_of(network, BYTES, tmp_path / "made")
+    found = [stages.direct(0, np.full((1, 1, 8, 8), one, np.float32)) for one in (value, 1000)]
+    assert np.array_equal(*found)
+
+
+def test_sums_that_may_not_fit_are_refused(tmp_path: Path) -> None:
+    network = in_bytes(network_of((1, 8, 8), [[Window(4, 3, 1), Window(4, 3, 1)]]))
+    conv = network.layers[1]
+    assert isinstance(conv, Conv)
+    assert conv.unit is not None
+    large = replace(conv, bias=(conv.unit * network.units["0.0"] * 2.0**31).astype(np.float32))
+    network = replace(network, layers=(network.layers[0], large, *network.layers[2:]))
+    with pytest.raises(ConfigError, match="too few bits for the sums of 0.1 in int8; take another runtime"):
+        write_code(network, place(network, BYTES), BYTES)
 
 
 def test_maps_may_come_before_older_ones(tmp_path: Path) -> None:

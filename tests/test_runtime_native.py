@@ -26,7 +26,7 @@ from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError
 from offramp_runtime.machine import cpu_features
 from offramp_runtime.native import compiler, stages
-from offramp_runtime.native.layers import read_network
+from offramp_runtime.native.layers import Concat, Conv, Layer, MaxPool, Mean, check_units, read_network
 from offramp_runtime.native.stages import NativeStages
 from offramp_runtime.onnx import open_stages as onnx_stages
 from offramp_runtime.precision import Precision
@@ -364,9 +364,40 @@ def read_unrounded(whole: onnx.ModelProto) -> None:
     mean.input[0] = rounded
 
 
+def shift_weights(whole: onnx.ModelProto) -> None:
+    for constant in whole.graph.initializer:
+        if constant.data_type == onnx.TensorProto.INT8 and len(constant.dims) == 1:
+            zeros = np.full(constant.dims, -100, np.int8)
+            constant.CopyFrom(onnx.numpy_helper.from_array(zeros, constant.name))
+
+
+def round_twice(whole: onnx.ModelProto) -> None:
+    first = next(node for node in whole.graph.node if node.op_type == "QuantizeLinear")
+    whole.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    whole.graph.node.append(onnx.helper.make_node("QuantizeLinear", [first.input[0], "half", first.input[2]], ["again"]))
+
+
+def round_what_is_rounded(whole: onnx.ModelProto) -> None:
+    first = next(node for node in whole.graph.node if node.op_type == "QuantizeLinear")
+    reader = next(node for node in whole.graph.node if first.output[0] in node.input)
+    inputs = [reader.output[0], *first.input[1:]]
+    whole.graph.node.append(onnx.helper.make_node("QuantizeLinear", inputs, ["again"]))
+
+
+def read_in_another_unit(whole: onnx.ModelProto) -> None:
+    made = {node.output[0] for node in whole.graph.node if node.op_type == "QuantizeLinear"}
+    back = next(node for node in whole.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in made)
+    whole.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"))
+    back.input[1] = "half"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (shift_weights, r"cannot compute Conv \(weights no 8-bit multiples of a scale for each output channel\)"),
+        (round_twice, r"cannot compute QuantizeLinear \(scales 0.5 and "),
+        (round_what_is_rounded, r"cannot compute QuantizeLinear \(.*of rounded"),
+        (read_in_another_unit, r"cannot compute DequantizeLinear"),
         (shift_zero, r"cannot compute QuantizeLinear \(scale .*, zero point 3\)"),
         (change_a_scale, r"cannot compute Concat \(units \["),
         (read_unrounded, r"cannot compute ReduceMean \(of unrounded"),
@@ -379,6 +410,24 @@ def test_8_bits_of_another_kind_are_refused_by_name(
     change(whole)
     with pytest.raises(ConfigError, match=f"runtime 'native' {message}"):
         read_network(whole, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "rounded"),
+    [
+        (MaxPool("a", "b", 3, 2), {"other"}),
+        (MaxPool("a", "b", 3, 2), {"a"}),
+        (Mean("a", "b"), {"other"}),
+        (Mean("a", "b"), {"a", "b"}),
+        (Concat(("a", "c"), "b"), {"a", "b"}),
+        (Conv("a", "b", np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32), 1, relu=True), {"a", "b"}),
+        (Conv("a", "logits0", np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32), 1, relu=False), {"logits0"}),
+        (Conv("images", "b", np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32), 1, relu=True), {"images"}),
+    ],
+)
+def test_layers_that_would_take_bytes_for_floats_are_refused(layer: Layer, rounded: set[str]) -> None:
+    with pytest.raises(ConfigError, match=f"{layer.sink} with what is rounded to 8 bits here and what is not; take"):
+        check_units([layer], dict.fromkeys(rounded, 0.5), 1)
 
 
 def change_attribute(kind: str, name: str, value: object) -> Callable[[onnx.NodeProto], None]:
@@ -421,7 +470,7 @@ def drop_bias(node: onnx.NodeProto) -> None:
         (change_attribute("Gemm", "transB", 0), r"cannot compute Gemm \(.*transB 0"),
         (drop_axes, r"cannot compute ReduceMean \(.*axes \[\]"),
         (rename("ReduceMean", "ReduceMax"), r"cannot compute ReduceMax"),
-        (drop_bias, r"cannot compute Conv"),
+        (drop_bias, r"cannot compute Conv \(.*constants 1 of 2"),
     ],
 )
 def test_a_graph_with_something_unknown_is_refused_by_name(

@@ -114,7 +114,7 @@ def read_network(whole: "ModelProto", num_exits: int) -> Network:
     """
     found = _Reader(whole)
     if found.units:
-        _check_units(found.layers, found.units, num_exits)
+        check_units(found.layers, found.units, num_exits)
     made = [layer.sink for layer in found.layers]
     stages = {graph.IMAGES: -1}
     for k, piece in enumerate(graph.cut_stages(whole, num_exits)):
@@ -286,7 +286,7 @@ class _Reader:
             raise _unknown(node, {"units": sorted(map(str, units))})
 
 
-def _check_units(layers: Sequence[Layer], units: Mapping[str, float], num_exits: int) -> None:
+def check_units(layers: Sequence[Layer], units: Mapping[str, float], num_exits: int) -> None:
     """Either bytes or floats are read and given, as each kind of layer can.
 
     Raises:
