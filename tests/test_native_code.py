@@ -131,7 +131,10 @@ def test_pairs_of_bfloat16_are_computed_nearly_so(
 @pytest.mark.parametrize(
     ("image", "windows"),
     [
-        ((3, 32, 32), ([Window(8, 3, 1), Window(4, 3, 1, joined=True), Window(6, 1, 1, joined=True)], [Window(13, 3, 2)])),
+        (
+            (3, 32, 32),
+            ([Window(8, 3, 1), Window(4, 3, 1, joined=True), Window(6, 1, 1, joined=True)], [Window(13, 3, 2)]),
+        ),
         ((3, 45, 31), ([Window(20, 7, 2), Window(0, 3, 2), Window(5, 3, 1)], [Window(33, 3, 2), Window(3, 1, 1)])),
         ((1, 9, 9), ([Window(1, 3, 1), Window(0, 3, 2), Window(0, 3, 2)], [Window(37, 5, 1)])),
     ],
@@ -159,8 +162,8 @@ def test_what_is_too_large_for_a_byte_becomes_the_largest(tmp_path: Path, value:
     assert isinstance(stem, Conv)
     network = replace(network, layers=(replace(stem, weight=np.ones_like(stem.weight)), *network.layers[1:]))
     stages = stages_of(network, BYTES, tmp_path / "made")
-    found = [stages.direct(0, np.full((1, 1, 8, 8), one, np.float32)) for one in (value, 1000)]
-    assert np.array_equal(*found)
+    found, largest = (stages.direct(0, np.full((1, 1, 8, 8), one, np.float32)) for one in (value, 1000))
+    assert np.array_equal(found, largest)
 
 
 def test_sums_that_may_not_fit_are_refused(tmp_path: Path) -> None:
@@ -170,7 +173,7 @@ def test_sums_that_may_not_fit_are_refused(tmp_path: Path) -> None:
     assert conv.unit is not None
     large = replace(conv, bias=(conv.unit * network.units["0.0"] * 2.0**31).astype(np.float32))
     network = replace(network, layers=(network.layers[0], large, *network.layers[2:]))
-    with pytest.raises(ConfigError, match="too few bits for the sums of 0.1 in int8; take another runtime"):
+    with pytest.raises(ConfigError, match=r"too few bits for the sums of 0\.1 in int8; take another runtime"):
         write_code(network, place(network, BYTES), BYTES)
 
 

@@ -374,14 +374,22 @@ def shift_weights(whole: onnx.ModelProto) -> None:
 def round_twice(whole: onnx.ModelProto) -> None:
     first = next(node for node in whole.graph.node if node.op_type == "QuantizeLinear")
     whole.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"))
-    whole.graph.node.append(onnx.helper.make_node("QuantizeLinear", [first.input[0], "half", first.input[2]], ["again"]))
+    whole.graph.node.append(
+        onnx.helper.make_node("QuantizeLinear", [first.input[0], "half", first.input[2]], ["again"])
+    )
 
 
 def round_what_is_rounded(whole: onnx.ModelProto) -> None:
-    first = next(node for node in whole.graph.node if node.op_type == "QuantizeLinear")
-    reader = next(node for node in whole.graph.node if first.output[0] in node.input)
-    inputs = [reader.output[0], *first.input[1:]]
-    whole.graph.node.append(onnx.helper.make_node("QuantizeLinear", inputs, ["again"]))
+    nodes = whole.graph.node
+    first = next(node for node in nodes if node.op_type == "QuantizeLinear")
+    place, back = next((place, node) for place, node in enumerate(nodes) if first.output[0] in node.input)
+    for reader in nodes:
+        reader.input[:] = ["rounded again" if name == back.output[0] else name for name in reader.input]
+    again = onnx.helper.make_node("QuantizeLinear", [back.output[0], *first.input[1:]], ["once more"])
+    nodes.insert(
+        place + 1, onnx.helper.make_node("DequantizeLinear", ["once more", *back.input[1:]], ["rounded again"])
+    )
+    nodes.insert(place + 1, again)
 
 
 def read_in_another_unit(whole: onnx.ModelProto) -> None:

@@ -140,9 +140,16 @@ class _Writer:
         first, rest = self._keep(*weights.blocks(out, wide)), self._keep_rest(weights, "o")
         pitch = 1 if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
+        # What is large is read once, and what is small again and again.
+        large_map = 2 * planes * source.plane.pitch > weights.words.size
+        inner = (
+            f"c = t % {columns.parts}, r = t / {columns.parts}"
+            if large_map
+            else f"c = t / {rows.parts}, r = t % {rows.parts}"
+        )
         lines = [
             *_share(columns.parts * rows.parts, "t"),
-            f"    const long c = t / {rows.parts}, r = t % {rows.parts}, o = c * {wide};",
+            f"    const long {inner}, o = c * {wide};",
             f"    const long y = r * {rows.size} / {plane.width}, x = r * {rows.size} % {plane.width};",
             f"    const float *from = in + y * {row} + x * {conv.stride};",
             f"    const float *w = weights + {first} + o * {weights.words[0].size}, {rest};",
