@@ -62,7 +62,8 @@ def draw(curves: dict[str, dict[str, list[float]]]) -> None:
         axes.set_ylabel("top-1 accuracy, %; no answer in time is wrong")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="center right")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, frameon=False, fontsize=9, loc="outside lower center", ncols=len(styles))
     IMAGE.parent.mkdir(exist_ok=True)
     # Text as paths with fixed ids and no date: the same figures draw the same file.
     with rc_context({"svg.hashsalt": "offramp"}):
