@@ -10,7 +10,7 @@ from offramp_runtime.errors import ConfigError
 
 WINDOW = 256
 """Newest runs of a stage that count."""
-UNAVOIDABLE = 0.98
+UNAVOIDABLE = 0.95
 """What every answer needs is asked for no more confidence than this: without it there is nothing to answer instead."""
 
 
