@@ -11,7 +11,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ AGREEMENT = {"fp32": 0.999, "bf16": 0.995, "int8": 0.99}
 POINTS = 0.3
 PRECISIONS = ("fp32", "bf16", "int8")
 Row = dict[str, Any]
-KEPT = RESULTS / "verify.jsonl"
 
 
 def main() -> None:
@@ -47,30 +46,33 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True, help="folder above cifar10/")
     parser.add_argument("--variants", nargs="*", default=sorted(entries("nets", "VARIANTS")), help="networks by name")
     parser.add_argument("--runtimes", nargs="*", default=sorted(runtimes()), help="runtimes by name")
+    parser.add_argument("--precisions", nargs="*", default=PRECISIONS, choices=PRECISIONS, help="of each runtime")
     parser.add_argument("--fresh", action="store_true", help="forget rows of an earlier run")
+    parser.add_argument("--name", default="verify", help="of the files under results/, where several machines are kept")
     given = parser.parse_args()
+    kept: Path = RESULTS / f"{given.name}.jsonl"
+    kept.parent.mkdir(exist_ok=True)
     if given.fresh:
-        KEPT.unlink(missing_ok=True)
-    done = [json.loads(line) for line in KEPT.read_text().splitlines()] if KEPT.exists() else []
+        kept.unlink(missing_ok=True)
+    done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     known = {(row["network"], row["runtime"], row["precision"]) for row in done}
-    for place in product(given.variants, given.runtimes, PRECISIONS):
+    for place in product(given.variants, given.runtimes, given.precisions):
         if place not in known:
-            keep_row(compare(*place), done)
-    for row in shipped(given.data_root, given.runtimes, known):
-        keep_row(row, done)
+            keep_row(compare(*place), done, kept)
+    for row in shipped(given.data_root, product(given.runtimes, given.precisions), known):
+        keep_row(row, done, kept)
     broken = [row for row in done if row.get("broken")]
-    report(done)
+    report(done, kept.with_suffix(".md"))
     if broken:
         raise SystemExit(f"{len(broken)} rows break a limit")
 
 
-def keep_row(row: Row, done: list[Row]) -> None:
+def keep_row(row: Row, done: list[Row], kept: Path) -> None:
     """Print a row and add it to those that are kept."""
     machine = describe_machine(torch.device("cpu"))
     row |= {"commit": machine["commit"], "device": machine["device"]}
     done.append(row)
-    KEPT.parent.mkdir(exist_ok=True)
-    with KEPT.open("a") as file:
+    with kept.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)
 
@@ -124,9 +126,9 @@ def error_of(classifier: Classifier, batch: int) -> float:
     return worst
 
 
-def shipped(data_root: Path, names: list[str], known: set[tuple[str, str, str]]) -> Iterator[Row]:
+def shipped(data_root: Path, wanted: Iterable[tuple[str, str]], known: set[tuple[str, str, str]]) -> Iterator[Row]:
     """The model in the package on all test images, where that is not known."""
-    missing = [place for place in product(names, PRECISIONS) if ("cifar10", *place) not in known]
+    missing = [place for place in wanted if ("cifar10", *place) not in known]
     if not missing:
         return
     source = lookup("data set", "cifar10", "data", "SOURCES").open(data_root)
@@ -153,8 +155,8 @@ def shipped(data_root: Path, names: list[str], known: set[tuple[str, str, str]])
             yield row | {"agreement": agree.tolist(), "points": points.tolist(), "broken": broken}
 
 
-def report(rows: list[Row]) -> None:
-    """Write results/verify.md."""
+def report(rows: list[Row], page: Path) -> None:
+    """Write the tables."""
     machine = describe_machine(torch.device("cpu"))
     machine |= {fact: " and ".join(sorted({row[fact] for row in rows})) for fact in ("device", "commit")}
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
@@ -196,14 +198,14 @@ def report(rows: list[Row]) -> None:
         )
     )
     text += "\n## Not run yet\n\n"
-    for runtime in sorted(runtimes()):
-        lacking = sorted(
-            set(entries("nets", "VARIANTS")) - {row["network"] for row in rows if row["runtime"] == runtime}
-        )
-        text += f"- {runtime}: {', '.join(lacking) or 'nothing'}\n"
+    there = {(row["network"], row["runtime"], row["precision"]) for row in rows}
+    names = sorted(entries("nets", "VARIANTS"))
+    for runtime, precision in product(sorted(runtimes()), PRECISIONS):
+        lacking = [name for name in names if (name, runtime, precision) not in there]
+        text += f"- {runtime}, {precision}: {', '.join(lacking) or 'nothing'}\n"
     text += "\n## Not to be had here\n\n"
     text += markdown(Table(("runtime", "precision", "reason"), tuple(refused)))
-    (RESULTS / "verify.md").write_text(text)
+    page.write_text(text)
     print(text)
 
 
