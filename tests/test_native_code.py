@@ -1,5 +1,7 @@
 import itertools
+import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +211,21 @@ def test_a_stage_cancelled_midway_lets_all_its_threads_go(tmp_path: Path) -> Non
         assert done is None or np.array_equal(done[1], wanted)
         timer.join()
     assert np.array_equal(stages.step(0, stages.start(given_images))[1], wanted)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_that_fell_asleep_join_in_when_they_wake(tmp_path: Path, threads: int) -> None:
+    network = network_of((8, 16, 16), [[Window(32, 3, 1), Window(32, 3, 1)]] * 3)
+    stages, given_images = stages_of(network, FLOATS, tmp_path / "made", threads), images_of(network, 7)
+    alone = stages_of(network, FLOATS, tmp_path / "made for one")
+    may_run_on = os.sched_getaffinity(0)
+    for count in (1, 7, 0, 1, threads - 1, threads):
+        for k in range(network.num_exits):
+            time.sleep(0.01)  # they spin for less
+            wanted = alone.direct(k, given_images[:count])
+            assert np.array_equal(stages.direct(k, given_images[:count]), wanted)
+            assert np.array_equal(stages.direct(k, given_images[:count]), wanted)
+    assert os.sched_getaffinity(0) == may_run_on
 
 
 def test_a_network_of_very_many_exits_is_no_different(tmp_path: Path) -> None:

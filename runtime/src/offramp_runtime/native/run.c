@@ -1,6 +1,9 @@
 /* Runs lists of steps for some images, alone or with threads that share the images, or for few images every step. */
 
-enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000, PARTS_OF_A_THREAD = 4 };
+enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000, SPINS_FOR_THOSE_AWAKE = 100, PARTS_OF_A_THREAD = 4 };
+
+/* What is counted in one word: OVER, threads that came, jobs or steps. */
+enum { OVER = 1, ONE = 2, NEXT = 1 << 16 };
 
 typedef struct {
     long which;
@@ -12,24 +15,27 @@ typedef struct {
     const volatile int *stop;
 } job;
 
+/* The first thread is the caller's. It begins alone, for waking the others can take as long as a stage; whoever comes
+   while the job is on joins in, and is waited for. */
 typedef struct {
     long threads;
     pid_t owner;
     pthread_t *workers;
     pthread_mutex_t busy;  /* one job at a time */
-    pthread_mutex_t sleep; /* guards all that follows up to the job, where it is written */
+    pthread_mutex_t sleep; /* guards sleepers, closing, and the call of a new job */
     pthread_cond_t wake;
+    int off; /* the CPU that workers are kept off */
     long sleepers;
-    long jobs; /* that have been begun */
-    long started;
     int closing;
+    long call; /* number of the job, workers that came to it, and whether it is OVER */
+    long gone; /* of those that came */
     job job;
-    long next; /* image */
-    long arrived;
-    long turn;
     int stopped;
-    int halt[2];
-    long left[2];
+    long image; /* the next one, or the one of the step */
+    long step;
+    long crew; /* number of the step and threads that share it; none when the job is done */
+    long arrived;
+    long left;
 } pool;
 
 static void relax(long spins) {
@@ -39,16 +45,7 @@ static void relax(long spins) {
 #endif
 }
 
-/* Wait for all threads. */
-static void meet(pool *p) {
-    long turn = __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE);
-    if (__atomic_add_fetch(&p->arrived, 1, __ATOMIC_ACQ_REL) == p->threads) {
-        __atomic_store_n(&p->arrived, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&p->turn, turn + 1, __ATOMIC_RELEASE);
-        return;
-    }
-    for (long spins = 0; __atomic_load_n(&p->turn, __ATOMIC_ACQUIRE) == turn; spins++) relax(spins);
-}
+static long came(long call) { return call % NEXT / ONE; }
 
 static void one_step(const job *j, long step, long image, float *scratch, long part, long parts) {
     steps[order[step]](j->memories[image], scratch, j->logits + image * CLASSES, j->weights, part, parts);
@@ -58,7 +55,7 @@ static void one_step(const job *j, long step, long image, float *scratch, long p
 static void share_images(pool *p, float *scratch) {
     const job *j = &p->job;
     for (;;) {
-        long image = __atomic_fetch_add(&p->next, 1, __ATOMIC_RELAXED);
+        long image = __atomic_fetch_add(&p->image, 1, __ATOMIC_RELAXED);
         if (image >= j->images) return;
         for (long i = first[j->which]; i < first[j->which + 1]; i++) {
             if (*j->stop) {
@@ -70,29 +67,56 @@ static void share_images(pool *p, float *scratch) {
     }
 }
 
-/* A part of every step, and of what is left of it whatever comes next, lest all wait for a thread that was interrupted.
-   The first thread decides for all whether to go on; nobody is two steps ahead of another. */
-static void share_steps(pool *p, long me) {
+/* How many threads share the next step: all that have come, or none when there is no next step. */
+static long next_step(pool *p) {
     const job *j = &p->job;
-    const long parts = PARTS_OF_A_THREAD * p->threads;
-    long beat = 0;
-    for (long image = 0; image < j->images; image++)
-        for (long i = first[j->which]; i < first[j->which + 1]; i++, beat++) {
-            for (long part = 0; part < PARTS_OF_A_THREAD - 1; part++)
-                one_step(j, i, image, j->scratch, PARTS_OF_A_THREAD * me + part, parts);
-            long left;
-            while ((left = __atomic_fetch_add(&p->left[beat & 1], 1, __ATOMIC_RELAXED)) < p->threads)
-                one_step(j, i, image, j->scratch, PARTS_OF_A_THREAD * left + PARTS_OF_A_THREAD - 1, parts);
-            if (me == 0) {
-                p->halt[beat & 1] = *j->stop;
-                __atomic_store_n(&p->left[~beat & 1], 0, __ATOMIC_RELAXED);
-            }
-            meet(p);
-            if (p->halt[beat & 1]) {
-                if (me == 0) p->stopped = 1;
-                return;
-            }
+    if (*j->stop) {
+        p->stopped = 1;
+        return 0;
+    }
+    if (++p->step == first[j->which + 1]) {
+        p->step = first[j->which];
+        if (++p->image == j->images) return 0;
+    }
+    return 1 + came(__atomic_load_n(&p->call, __ATOMIC_ACQUIRE));
+}
+
+/* Wait for all of the crew; the last one to arrive makes the next. */
+static void meet(pool *p, long crew) {
+    if (__atomic_add_fetch(&p->arrived, 1, __ATOMIC_ACQ_REL) == crew % NEXT) {
+        p->arrived = p->left = 0;
+        __atomic_store_n(&p->crew, (crew / NEXT + 1) * NEXT + next_step(p), __ATOMIC_RELEASE);
+        return;
+    }
+    for (long spins = 0; __atomic_load_n(&p->crew, __ATOMIC_ACQUIRE) == crew; spins++) relax(spins);
+}
+
+/* A part of the step, and of what is left of it whatever comes next, lest all wait for a thread that was interrupted. */
+static void share_step(pool *p, long me, long threads) {
+    const job *j = &p->job;
+    const long parts = PARTS_OF_A_THREAD * threads;
+    for (long part = 0; part < PARTS_OF_A_THREAD - 1; part++)
+        one_step(j, p->step, p->image, j->scratch, PARTS_OF_A_THREAD * me + part, parts);
+    long left;
+    while ((left = __atomic_fetch_add(&p->left, 1, __ATOMIC_RELAXED)) < threads)
+        one_step(j, p->step, p->image, j->scratch, PARTS_OF_A_THREAD * left + PARTS_OF_A_THREAD - 1, parts);
+}
+
+/* All steps from the one on in which this thread is one of the crew. */
+static void share_steps(pool *p, long me) {
+    for (long spins = 0;;) {
+        long crew = __atomic_load_n(&p->crew, __ATOMIC_ACQUIRE), threads = crew % NEXT;
+        if (threads == 0) return;
+        if (threads <= me) { /* soon */
+            relax(spins++);
+            continue;
         }
+        if (threads == 1)
+            one_step(&p->job, p->step, p->image, p->job.scratch, 0, 1);
+        else
+            share_step(p, me, threads);
+        meet(p, crew);
+    }
 }
 
 static void work(pool *p, long me) {
@@ -100,23 +124,33 @@ static void work(pool *p, long me) {
         share_images(p, p->job.scratch + me * SCRATCH);
     else
         share_steps(p, me);
-    meet(p);
+}
+
+/* The worker's number in the job that is on, or 0 when it is over. */
+static long come(pool *p, long *done) {
+    long call = __atomic_load_n(&p->call, __ATOMIC_ACQUIRE);
+    while (!(call & OVER))
+        if (__atomic_compare_exchange_n(&p->call, &call, call + ONE, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) break;
+    *done = call / NEXT;
+    return call & OVER ? 0 : came(call) + 1;
 }
 
 static void *worker(void *given) {
     pool *p = given;
-    long me = __atomic_add_fetch(&p->started, 1, __ATOMIC_ACQ_REL), done = 0;
+    long done = 0;
     for (;;) {
-        for (long spins = 0; spins < SPINS && __atomic_load_n(&p->jobs, __ATOMIC_ACQUIRE) == done; spins++) relax(spins);
+        for (long spins = 0; spins < SPINS && __atomic_load_n(&p->call, __ATOMIC_ACQUIRE) / NEXT == done; spins++) relax(spins);
         pthread_mutex_lock(&p->sleep);
         p->sleepers++;
-        while (p->jobs == done && !p->closing) pthread_cond_wait(&p->wake, &p->sleep);
+        while (p->call / NEXT == done && !p->closing) pthread_cond_wait(&p->wake, &p->sleep);
         p->sleepers--;
         int closing = p->closing;
-        done = p->jobs;
         pthread_mutex_unlock(&p->sleep);
         if (closing) return NULL;
+        long me = come(p, &done);
+        if (!me) continue;
         work(p, me);
+        __atomic_add_fetch(&p->gone, 1, __ATOMIC_RELEASE);
     }
 }
 
@@ -131,7 +165,9 @@ __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL
 static void hire(pool *p) {
     pthread_mutex_lock(&gate);
     if (p->owner != getpid()) {
-        p->sleepers = p->jobs = p->started = p->arrived = p->turn = 0;
+        p->off = -1;
+        p->sleepers = 0;
+        p->call = OVER;
         pthread_mutex_init(&p->busy, NULL);
         pthread_mutex_init(&p->sleep, NULL);
         pthread_cond_init(&p->wake, NULL);
@@ -179,6 +215,21 @@ void copy(float *from, float *to) {
     pthread_mutex_unlock(lock_of(from));
 }
 
+/* Keep workers off the caller's CPU: Linux likes to wake them there, where they would wait until the caller is done. */
+static void make_way(pool *p) {
+#if defined(__linux__)
+    cpu_set_t others;
+    int here = sched_getcpu();
+    if (here == p->off || here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others)) return;
+    p->off = here;
+    CPU_CLR(here, &others);
+    if (!CPU_COUNT(&others)) return;
+    for (long i = 1; i < p->threads; i++) pthread_setaffinity_np(p->workers[i - 1], sizeof others, &others);
+#else
+    (void)p;
+#endif
+}
+
 /* Returns whether it was stopped. */
 static int do_job(pool *p, job todo) {
     if (p->threads == 1) { /* callers need not wait for one another */
@@ -189,13 +240,22 @@ static int do_job(pool *p, job todo) {
     if (__atomic_load_n(&p->owner, __ATOMIC_ACQUIRE) != getpid()) hire(p);
     pthread_mutex_lock(&p->busy);
     p->job = todo;
-    p->next = p->stopped = 0;
-    p->left[0] = p->left[1] = 0;
+    p->stopped = 0;
+    p->image = p->arrived = p->left = p->gone = 0;
+    p->step = first[todo.which];
+    p->crew = todo.images ? 1 : 0; /* the others wait for a step */
+    make_way(p);
     pthread_mutex_lock(&p->sleep);
-    __atomic_add_fetch(&p->jobs, 1, __ATOMIC_ACQ_REL);
+    __atomic_store_n(&p->call, (p->call / NEXT + 1) * NEXT, __ATOMIC_RELEASE);
+    long awake = p->threads - 1 - p->sleepers;
     if (p->sleepers) pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->sleep);
+    for (long spins = 0; spins < SPINS_FOR_THOSE_AWAKE && came(__atomic_load_n(&p->call, __ATOMIC_RELAXED)) < awake; spins++)
+        relax(spins);
+    if (todo.images) __atomic_store_n(&p->crew, 1 + came(__atomic_load_n(&p->call, __ATOMIC_ACQUIRE)), __ATOMIC_RELEASE);
     work(p, 0);
+    long call = __atomic_fetch_or(&p->call, OVER, __ATOMIC_ACQ_REL);
+    for (long spins = 0; __atomic_load_n(&p->gone, __ATOMIC_ACQUIRE) != came(call); spins++) relax(spins);
     int stopped = p->stopped;
     pthread_mutex_unlock(&p->busy);
     return stopped;

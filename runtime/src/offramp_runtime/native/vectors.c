@@ -2,6 +2,8 @@
    bfloat16, the first in the lower half; with BYTES most maps hold four channels of 8 bits in a word, the first in the lowest
    byte. Sums are floats, of bytes integers. */
 
+#define _GNU_SOURCE
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
