@@ -21,7 +21,7 @@ from offramp.measure.latency import settle
 from offramp.runtimes import Cancellation, InterruptibleRuntime, Runtime
 from offramp_runtime.checks import check_deadline
 from offramp_runtime.predictions import Predictions
-from offramp_runtime.stage_clock import StageClock, check_confidence, learn
+from offramp_runtime.stage_clock import StageClock, check_confidence, learn, rest
 
 S = TypeVar("S")
 
@@ -41,7 +41,7 @@ class AnytimePredictor(Generic[S]):
     every answer is a measurement too, so that stages are given the time they take in the company they run in.
 
     A stage starts only if its newest runs say that it will be done in time with the confidence asked for. Before exit 0
-    there is nothing to answer instead: a deadline is refused only if more than one in twenty of its newest runs would miss
+    there is nothing to answer instead: a deadline is refused only if more than one in fifty of its newest runs would miss
     it, and tried now and then all the same, so that a machine that has become quiet is noticed.
 
     What reaches into a call from outside is not in the library's hand: garbage collection in a process with many
@@ -56,6 +56,7 @@ class AnytimePredictor(Generic[S]):
         confidence: share of a stage's newest runs that would have to meet the deadline for it to start.
         device: where the runtime takes its images.
         clock: seconds, for tests.
+        rest: between two runs that are learnt from, for tests.
 
     Raises:
         ConfigError: no such rule, or a confidence that does not lie between 0 and 1.
@@ -69,6 +70,7 @@ class AnytimePredictor(Generic[S]):
         confidence: float = 0.99,
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.perf_counter,
+        rest: Callable[[], None] = rest,
     ) -> None:
         self.rule: AnswerRule = lookup("answer rule", rule, "decide", "RULES") if isinstance(rule, str) else rule
         self.confidence = check_confidence(confidence)
@@ -77,7 +79,7 @@ class AnytimePredictor(Generic[S]):
         self._interruptible = runtime if isinstance(runtime, InterruptibleRuntime) else None
         self._preprocessing = preprocessing
         self._device = torch.device(device)
-        self._clock = clock
+        self._clock, self._rest = clock, rest
         self._learning = threading.Lock()
         self._stages: dict[int, StageClock] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="offramp-anytime")
@@ -149,7 +151,7 @@ class AnytimePredictor(Generic[S]):
         # What comes after the last stage is handing the answer over. Where other threads compute in Python, the lock of the
         # interpreter makes it wait for milliseconds now and then.
         last = self._runtime.num_exits
-        return learn(run, last + 1, self.confidence, LEARNING_S, self._clock, unavoidable=(0, last))
+        return learn(run, last + 1, self.confidence, LEARNING_S, self._clock, (0, last), self._rest)
 
     def _begin(self, images: Images, deadline_ms: float) -> tuple[NDArray[np.uint8], StageClock | None, float]:
         """Decoded pixels, the clock of the stages where there is one, and when the deadline began to run."""
