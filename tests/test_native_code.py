@@ -197,6 +197,19 @@ def test_maps_may_come_before_older_ones(tmp_path: Path) -> None:
     assert np.allclose(logits, run_in_torch(network, given_images)[1][[2, 0]], atol=1e-5)
 
 
+def test_states_of_another_network_are_refused(tmp_path: Path) -> None:
+    small, large = (network_of((3, 8, 8), [[Window(out, 3, 1)]] * 2) for out in (4, 64))
+    made = [stages_of(network, FLOATS, tmp_path / name) for network, name in ((small, "small"), (large, "large"))]
+    foreign, own = (stages.start(images_of(small, 2)) for stages in made)
+    for ask in (
+        lambda: made[1].step(0, foreign),
+        lambda: made[1].take(foreign, np.array([0])),
+        lambda: made[1].join([own, foreign]),
+    ):
+        with pytest.raises(ConfigError, match="a state of another network: give stages what they made themselves"):
+            ask()
+
+
 def test_a_stage_cancelled_midway_lets_all_its_threads_go(tmp_path: Path) -> None:
     network = network_of((3, 8, 8), [[Window(4, 3, 1)]])
     stages = stages_of(network, FLOATS, tmp_path / "made", threads=3)

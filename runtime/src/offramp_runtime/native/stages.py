@@ -52,13 +52,13 @@ class _Memory:
 class _Held:
     """A memory that is free again when no state refers to it any more."""
 
-    __slots__ = ("_free", "memory")
+    __slots__ = ("free", "memory")
 
     def __init__(self, memory: _Memory, free: deque[_Memory]) -> None:
-        self.memory, self._free = memory, free
+        self.memory, self.free = memory, free
 
     def __del__(self) -> None:
-        self._free.append(self.memory)
+        self.free.append(self.memory)
 
 
 class _Memories:
@@ -139,7 +139,11 @@ class NativeStages:
         return State(0, memories)
 
     def step(self, k: int, state: State) -> tuple[State, Floats]:
-        """Run stage k; returns the next state and the logits (N, C) of exit k."""
+        """Run stage k; returns the next state and the logits (N, C) of exit k.
+
+        Raises:
+            ConfigError: a state that is not behind k stages, or of another network.
+        """
         done = self._step(k, state, self._never)
         assert done is not None
         return done
@@ -154,7 +158,7 @@ class NativeStages:
         """The state of the samples ``rows`` (M,), in that order.
 
         Raises:
-            ConfigError: a row that is not there.
+            ConfigError: a row that is not there, or a state of another network.
         """
         if len(rows) and not (rows.min() >= 0 and rows.max() < state.samples):
             raise ConfigError(
@@ -166,7 +170,7 @@ class NativeStages:
         """The state of all samples of several states, one after the other.
 
         Raises:
-            ConfigError: none, or states behind different stages.
+            ConfigError: none, states behind different stages, or of another network.
         """
         if len({state.done for state in states}) != 1:
             behind = ", ".join(str(state.done) for state in states) or "no"
@@ -187,6 +191,7 @@ class NativeStages:
         return None if logits is None else (State(k + 1, state.memories), logits)
 
     def _run(self, which: int, state: State, stop: NDArray[np.int32]) -> Floats | None:
+        self._check_own(state.memories.held)
         logits = np.empty((state.samples, self._classes), np.float32)
         try:
             scratch = self._idle.pop()
@@ -208,6 +213,7 @@ class NativeStages:
 
     def _distinct(self, given: Sequence[_Held]) -> _Memories:
         """With copies of those that come again: two threads must not compute in one memory."""
+        self._check_own(given)
         if len(set(given)) == len(given):
             return _Memories(tuple(given))
         seen: set[_Held] = set()
@@ -216,6 +222,11 @@ class NativeStages:
             distinct.append(self._copy(held) if held in seen else held)
             seen.add(held)
         return _Memories(tuple(distinct))
+
+    def _check_own(self, given: Sequence[_Held]) -> None:
+        """Those of other networks are of other sizes, which C would not notice."""
+        if not all(held.free is self._free for held in given):
+            raise ConfigError("a state of another network: give stages what they made themselves")
 
     def _copy(self, held: _Held) -> _Held:
         copy = self._room()
