@@ -2,7 +2,8 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from offramp_runtime.native.code import write_code
 from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
 from offramp_runtime.native.placing import join, place
 from offramp_runtime.native.planes import Plane
+from offramp_runtime.native.stages import NativeStages
 from offramp_runtime.native.steps import in_order
 from offramp_runtime.native.words import pack, pack_bytes
 
@@ -29,6 +31,8 @@ FLOATS = Vectors(8, 15)
 PAIRS = Vectors(16, 28, packed=2)
 BYTES = Vectors(16, 20)
 NEEDS_BF16 = pytest.mark.skipif("avx512_bf16" not in cpu_features(), reason="the CPU has no bfloat16")
+CPUS = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+ON_LINUX = pytest.mark.skipif(len(CPUS) < 2, reason="wants to know where threads run, and two CPUs")
 IMAGES = st.tuples(st.integers(1, 5), st.integers(1, 21), st.integers(1, 21))
 WINDOWS = st.one_of(
     st.builds(
@@ -231,14 +235,67 @@ def test_threads_that_fell_asleep_join_in_when_they_wake(tmp_path: Path, threads
     network = network_of((8, 16, 16), [[Window(32, 3, 1), Window(32, 3, 1)]] * 3)
     stages, given_images = stages_of(network, FLOATS, tmp_path / "made", threads), images_of(network, 7)
     alone = stages_of(network, FLOATS, tmp_path / "made for one")
-    may_run_on = os.sched_getaffinity(0)
     for count in (1, 7, 0, 1, threads - 1, threads):
         for k in range(network.num_exits):
             time.sleep(0.01)  # they spin for less
             wanted = alone.direct(k, given_images[:count])
             assert np.array_equal(stages.direct(k, given_images[:count]), wanted)
             assert np.array_equal(stages.direct(k, given_images[:count]), wanted)
-    assert os.sched_getaffinity(0) == may_run_on
+
+
+@ON_LINUX
+def test_all_threads_have_a_share_of_one_image(tmp_path: Path) -> None:
+    network = network_of((64, 56, 56), [[Window(64, 3, 1)] * 8])
+    stages, workers = with_its_threads(lambda: stages_of(network, FLOATS, tmp_path / "made", threads=2))
+    given_images = images_of(network, 1)
+    for _ in range(5):
+        time.sleep(0.02)
+        began, theirs = time.thread_time(), [cpu_seconds(worker) for worker in workers]
+        stages.direct(0, given_images)
+        ours = time.thread_time() - began
+        shares = [(cpu_seconds(worker) - before) / ours for worker, before in zip(workers, theirs, strict=True)]
+        if min(shares) > 0.2:
+            return
+    pytest.fail(f"the second thread computed {shares} of what the first did")
+
+
+@ON_LINUX
+@pytest.mark.parametrize("threads", [2, 1 + len(CPUS)])
+def test_threads_are_kept_off_the_cpu_of_their_caller_if_there_are_enough(tmp_path: Path, threads: int) -> None:
+    network = network_of((3, 8, 8), [[Window(4, 3, 1)]])
+    stages, workers = with_its_threads(lambda: stages_of(network, FLOATS, tmp_path / "made", threads))
+    assert len(workers) == threads - 1
+    given_images = images_of(network, 1)
+    for cpu in sorted(CPUS):
+        with on_cpus({cpu}):
+            stages.direct(0, given_images)
+            assert os.sched_getaffinity(0) == {cpu}
+        others = CPUS - {cpu}
+        wanted = others if len(others) >= threads - 1 else CPUS
+        assert [os.sched_getaffinity(worker) for worker in workers] == [wanted] * (threads - 1)
+
+
+def with_its_threads(make: Callable[[], NativeStages]) -> tuple[NativeStages, list[int]]:
+    """What is made, and the threads it has started."""
+    before = set(Path("/proc/self/task").iterdir())
+    made = make()
+    return made, [int(thread.name) for thread in set(Path("/proc/self/task").iterdir()) - before]
+
+
+def cpu_seconds(thread: int) -> float:
+    """What it has computed."""
+    return int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[0]) / 1e9
+
+
+@contextmanager
+def on_cpus(cpus: set[int]) -> Iterator[None]:
+    """Confined to them."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_a_network_of_very_many_exits_is_no_different(tmp_path: Path) -> None:

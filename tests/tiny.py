@@ -157,8 +157,15 @@ def fix_times(patch: pytest.MonkeyPatch, *ms: float) -> None:
         return stage_times(*ms, batch_size=len(pixels()))
 
     def learnt(
-        _run: object, num_stages: int, confidence: float, _seconds: float, _clock: object, unavoidable: Collection[int]
+        _run: object,
+        num_stages: int,
+        confidence: float,
+        _seconds: float,
+        _clock: object,
+        unavoidable: Collection[int],
+        rest: object,
     ) -> StageClock:
+        del rest
         clock = StageClock(num_stages, confidence, unavoidable)
         for k, one in enumerate((*ms, 0.0)):  # handing the answer over comes after the last stage
             clock.saw(k, one)

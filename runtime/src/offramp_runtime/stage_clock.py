@@ -13,6 +13,8 @@ WINDOW = 256
 """Newest runs of a stage that count."""
 UNAVOIDABLE = 0.98
 """What every answer needs is asked for no more confidence than this: without it there is nothing to answer instead."""
+PATIENCE = 20
+"""Times in a row that what every answer needs is withheld at most before it is tried."""
 REST_S = 0.005
 """Between two runs of those that are learnt from."""
 
@@ -26,8 +28,8 @@ class StageClock:
     was withheld 1 / (1 - confidence) times in a row although it usually fits, it is tried, and half of the runs that do
     not fit are forgotten. Were all tries in vain, no more would be late than the confidence allows.
 
-    What is unavoidable is judged with the confidence :data:`UNAVOIDABLE` at most, so that a few slow runs do not leave
-    everybody without an answer.
+    What is unavoidable is judged with the confidence :data:`UNAVOIDABLE` at most, and tried after :data:`PATIENCE` times,
+    so that a few slow runs do not leave everybody without an answer.
 
     Args:
         num_stages: K.
@@ -39,6 +41,9 @@ class StageClock:
         self._confidences = [
             min(confidence, UNAVOIDABLE) if k in unavoidable else confidence for k in range(num_stages)
         ]
+        self._patience = [round(1 / (1 - share)) for share in self._confidences]
+        for k in unavoidable:
+            self._patience[k] = min(self._patience[k], PATIENCE)
         self._lock = threading.Lock()
         self._runs = tuple(_Runs() for _ in range(num_stages))
         self._allow_ms = [math.inf] * num_stages
@@ -72,7 +77,7 @@ class StageClock:
             if self._usual_ms[k] > left_ms:
                 return False
             self._withheld[k] += 1
-            if self._withheld[k] <= round(1 / (1 - self._confidences[k])):
+            if self._withheld[k] <= self._patience[k]:
                 return False
             self._runs[k].forgive(left_ms)
             self._withheld[k] = 0

@@ -42,7 +42,8 @@ class AnytimePredictor(Generic[S]):
 
     A stage starts only if its newest runs say that it will be done in time with the confidence asked for. Before exit 0
     there is nothing to answer instead: a deadline is refused only if more than one in fifty of its newest runs would miss
-    it, and tried now and then all the same, so that a machine that has become quiet is noticed.
+    it (one at all of fewer than 49), and tried now and then all the same, so that a machine that has become quiet is
+    noticed.
 
     What reaches into a call from outside is not in the library's hand: garbage collection in a process with many
     objects (``gc.freeze()`` after loading spares it them), and other Python threads that compute without giving
@@ -151,7 +152,7 @@ class AnytimePredictor(Generic[S]):
         # What comes after the last stage is handing the answer over. Where other threads compute in Python, the lock of the
         # interpreter makes it wait for milliseconds now and then.
         last = self._runtime.num_exits
-        return learn(run, last + 1, self.confidence, LEARNING_S, self._clock, (0, last), self._rest)
+        return learn(run, last + 1, self.confidence, LEARNING_S, self._clock, unavoidable=(0, last), rest=self._rest)
 
     def _begin(self, images: Images, deadline_ms: float) -> tuple[NDArray[np.uint8], StageClock | None, float]:
         """Decoded pixels, the clock of the stages where there is one, and when the deadline began to run."""

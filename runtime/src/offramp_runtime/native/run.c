@@ -3,7 +3,14 @@
 enum { SPINS = 20000, SPINS_BEFORE_OTHERS = 2000, SPINS_FOR_THOSE_AWAKE = 100, PARTS_OF_A_THREAD = 4 };
 
 /* What is counted in one word: OVER, threads that came, jobs or steps. */
-enum { OVER = 1, ONE = 2, NEXT = 1 << 16 };
+enum { OVER = 1, ONE = 2, NEXT = 1 << 16, MOST_THREADS = NEXT / ONE - 1 };
+
+/* Whether it can be said where threads run. */
+#if defined(__linux__) && !defined(__ANDROID__)
+#define PLACED 1
+#else
+#define PLACED 0
+#endif
 
 typedef struct {
     long which;
@@ -21,19 +28,22 @@ typedef struct {
     long threads;
     pid_t owner;
     pthread_t *workers;
+#if PLACED
+    cpu_set_t allowed; /* CPUs of whoever opened the pool */
+    int off;           /* the one of them that workers are kept off */
+#endif
     pthread_mutex_t busy;  /* one job at a time */
     pthread_mutex_t sleep; /* guards sleepers, closing, and the call of a new job */
     pthread_cond_t wake;
-    int off; /* the CPU that workers are kept off */
     long sleepers;
     int closing;
-    long call; /* number of the job, workers that came to it, and whether it is OVER */
+    int64_t call; /* number of the job, workers that came to it, and whether it is OVER */
     long gone; /* of those that came */
     job job;
     int stopped;
     long image; /* the next one, or the one of the step */
     long step;
-    long crew; /* number of the step and threads that share it; none when the job is done */
+    int64_t crew; /* number of the step and threads that share it; none when the job is done */
     long arrived;
     long left;
 } pool;
@@ -42,10 +52,12 @@ static void relax(long spins) {
     if (spins % SPINS_BEFORE_OTHERS == SPINS_BEFORE_OTHERS - 1) sched_yield();
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
-static long came(long call) { return call % NEXT / ONE; }
+static long came(int64_t call) { return call % NEXT / ONE; }
 
 static void one_step(const job *j, long step, long image, float *scratch, long part, long parts) {
     steps[order[step]](j->memories[image], scratch, j->logits + image * CLASSES, j->weights, part, parts);
@@ -82,7 +94,7 @@ static long next_step(pool *p) {
 }
 
 /* Wait for all of the crew; the last one to arrive makes the next. */
-static void meet(pool *p, long crew) {
+static void meet(pool *p, int64_t crew) {
     if (__atomic_add_fetch(&p->arrived, 1, __ATOMIC_ACQ_REL) == crew % NEXT) {
         p->arrived = p->left = 0;
         __atomic_store_n(&p->crew, (crew / NEXT + 1) * NEXT + next_step(p), __ATOMIC_RELEASE);
@@ -105,7 +117,8 @@ static void share_step(pool *p, long me, long threads) {
 /* All steps from the one on in which this thread is one of the crew. */
 static void share_steps(pool *p, long me) {
     for (long spins = 0;;) {
-        long crew = __atomic_load_n(&p->crew, __ATOMIC_ACQUIRE), threads = crew % NEXT;
+        int64_t crew = __atomic_load_n(&p->crew, __ATOMIC_ACQUIRE);
+        long threads = crew % NEXT;
         if (threads == 0) return;
         if (threads <= me) { /* soon */
             relax(spins++);
@@ -127,8 +140,8 @@ static void work(pool *p, long me) {
 }
 
 /* The worker's number in the job that is on, or 0 when it is over. */
-static long come(pool *p, long *done) {
-    long call = __atomic_load_n(&p->call, __ATOMIC_ACQUIRE);
+static long come(pool *p, int64_t *done) {
+    int64_t call = __atomic_load_n(&p->call, __ATOMIC_ACQUIRE);
     while (!(call & OVER))
         if (__atomic_compare_exchange_n(&p->call, &call, call + ONE, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) break;
     *done = call / NEXT;
@@ -137,12 +150,12 @@ static long come(pool *p, long *done) {
 
 static void *worker(void *given) {
     pool *p = given;
-    long done = 0;
+    int64_t done = 0;
     for (;;) {
         for (long spins = 0; spins < SPINS && __atomic_load_n(&p->call, __ATOMIC_ACQUIRE) / NEXT == done; spins++) relax(spins);
         pthread_mutex_lock(&p->sleep);
         p->sleepers++;
-        while (p->call / NEXT == done && !p->closing) pthread_cond_wait(&p->wake, &p->sleep);
+        while (__atomic_load_n(&p->call, __ATOMIC_RELAXED) / NEXT == done && !p->closing) pthread_cond_wait(&p->wake, &p->sleep);
         p->sleepers--;
         int closing = p->closing;
         pthread_mutex_unlock(&p->sleep);
@@ -165,7 +178,10 @@ __attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL
 static void hire(pool *p) {
     pthread_mutex_lock(&gate);
     if (p->owner != getpid()) {
+#if PLACED
+        if (sched_getaffinity(0, sizeof p->allowed, &p->allowed)) CPU_ZERO(&p->allowed);
         p->off = -1;
+#endif
         p->sleepers = 0;
         p->call = OVER;
         pthread_mutex_init(&p->busy, NULL);
@@ -183,6 +199,7 @@ static void hire(pool *p) {
 void *open_pool(long threads) {
     pool *p = calloc(1, sizeof(pool));
     if (!p) return NULL;
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
     p->workers = calloc(threads, sizeof(pthread_t));
     p->threads = p->workers ? threads : 1;
     hire(p);
@@ -215,16 +232,17 @@ void copy(float *from, float *to) {
     pthread_mutex_unlock(lock_of(from));
 }
 
-/* Keep workers off the caller's CPU: Linux likes to wake them there, where they would wait until the caller is done. */
+/* Keep workers off the caller's CPU: Linux likes to wake them there, where they would wait until the caller is done. If there
+   are too few others, they may run on all. */
 static void make_way(pool *p) {
-#if defined(__linux__)
-    cpu_set_t others;
+#if PLACED
     int here = sched_getcpu();
-    if (here == p->off || here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others)) return;
-    p->off = here;
+    if (here == p->off || here < 0 || here >= CPU_SETSIZE || !CPU_COUNT(&p->allowed)) return;
+    cpu_set_t others = p->allowed;
     CPU_CLR(here, &others);
-    if (!CPU_COUNT(&others)) return;
-    for (long i = 1; i < p->threads; i++) pthread_setaffinity_np(p->workers[i - 1], sizeof others, &others);
+    const cpu_set_t *theirs = CPU_COUNT(&others) >= p->threads - 1 ? &others : &p->allowed;
+    for (long i = 1; i < p->threads; i++) pthread_setaffinity_np(p->workers[i - 1], sizeof *theirs, theirs);
+    p->off = here;
 #else
     (void)p;
 #endif
@@ -247,14 +265,14 @@ static int do_job(pool *p, job todo) {
     make_way(p);
     pthread_mutex_lock(&p->sleep);
     __atomic_store_n(&p->call, (p->call / NEXT + 1) * NEXT, __ATOMIC_RELEASE);
-    long awake = p->threads - 1 - p->sleepers;
-    if (p->sleepers) pthread_cond_broadcast(&p->wake);
+    long asleep = p->sleepers, awake = p->threads - 1 - asleep;
     pthread_mutex_unlock(&p->sleep);
+    if (asleep) pthread_cond_broadcast(&p->wake);
     for (long spins = 0; spins < SPINS_FOR_THOSE_AWAKE && came(__atomic_load_n(&p->call, __ATOMIC_RELAXED)) < awake; spins++)
         relax(spins);
     if (todo.images) __atomic_store_n(&p->crew, 1 + came(__atomic_load_n(&p->call, __ATOMIC_ACQUIRE)), __ATOMIC_RELEASE);
     work(p, 0);
-    long call = __atomic_fetch_or(&p->call, OVER, __ATOMIC_ACQ_REL);
+    int64_t call = __atomic_fetch_or(&p->call, OVER, __ATOMIC_ACQ_REL);
     for (long spins = 0; __atomic_load_n(&p->gone, __ATOMIC_ACQUIRE) != came(call); spins++) relax(spins);
     int stopped = p->stopped;
     pthread_mutex_unlock(&p->busy);

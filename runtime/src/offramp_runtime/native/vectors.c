@@ -2,7 +2,9 @@
    bfloat16, the first in the lower half; with BYTES most maps hold four channels of 8 bits in a word, the first in the lowest
    byte. Sums are floats, of bytes integers. */
 
-#define _GNU_SOURCE
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* where threads run */
+#endif
 
 #include <pthread.h>
 #include <sched.h>
