@@ -26,7 +26,8 @@ EVERY = 8
 LATE_MS = 0.05
 """A miss is later than this; the loop of the control needs a moment to see that the deadline has passed, too."""
 SETTLE_S = 0.002
-"""Before the control, so that a run which was cancelled has let go of its stage."""
+"""Before each trial and each control, so that both begin alike: a run which was cancelled has let go of its stage, and the
+scheduler owes the one as much time as the other."""
 NOTHING = -1
 """Exit where there was no answer."""
 
@@ -112,6 +113,7 @@ def predicted_before(
     predictor: AnytimePredictor[Any], image: NDArray[np.uint8], deadline_ms: float
 ) -> tuple[float, int]:
     """When the answer was there, and its exit."""
+    time.sleep(SETTLE_S)
     began = time.perf_counter()
     try:
         answer = predictor.predict(image, deadline_ms)
@@ -124,6 +126,7 @@ def interrupted_at(
     predictor: AnytimePredictor[Any], image: NDArray[np.uint8], deadline_ms: float
 ) -> tuple[float, int, float]:
     """When an interrupt nobody knew of was served, the exit of the answer, and what asking for the latest took."""
+    time.sleep(SETTLE_S)
     began = time.perf_counter()
     with predictor.start(image) as running:
         try:
