@@ -29,7 +29,7 @@ class StageClock:
     not fit are forgotten. Were all tries in vain, no more would be late than the confidence allows.
 
     What is unavoidable is judged with the confidence :data:`UNAVOIDABLE` at most, and tried after :data:`PATIENCE` times,
-    so that a few slow runs do not leave everybody without an answer.
+    so that a few slow runs do not leave everybody without an answer; tries in vain may make one in twenty late there.
 
     Args:
         num_stages: K.
@@ -148,7 +148,7 @@ def learn(
     """A clock that has seen the stages for about so many seconds, at most :data:`WINDOW` runs of each.
 
     Before each run is a rest, for deadlines seldom come one right after the other, and after a pause the first stages take
-    longer, up to twice as long.
+    longer.
 
     Args:
         run: goes through all stages, pausing after each, and tells the clock it is given.
