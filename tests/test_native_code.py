@@ -360,7 +360,8 @@ def test_what_a_kernel_adds_up_fits_the_registers(channels: int, columns: int, v
     channels *= vectors.packed
     for rows, across in (
         best_cuts(channels, columns, vectors, vectors.packed),
-        best_map_cuts(channels, columns, 3, vectors),
+        best_map_cuts(channels, columns, 3, vectors, at_once=True),
+        best_map_cuts(channels, columns, 3, vectors, at_once=False),
     ):
         assert rows.size * across.size + across.size + 1 <= vectors.registers
     rows, across = best_cuts(channels, columns, vectors, vectors.packed)

@@ -58,8 +58,13 @@ def best_cuts(channels: int, columns: int, vectors: Vectors, multiple: int) -> t
 
 
 @cache
-def best_map_cuts(height: int, width: int, columns: int, vectors: Vectors) -> tuple[Cut, Cut]:
-    """The same with the pixels of a map as rows, in parts that all look alike: of rows of the map, or of one row."""
+def best_map_cuts(height: int, width: int, columns: int, vectors: Vectors, *, at_once: bool) -> tuple[Cut, Cut]:
+    """The same with the pixels of a map as rows, in parts that all look alike: of rows of the map, or of one row.
+
+    ``at_once``: in one part if registers suffice, so that weights are read a single time.
+    """
+    if at_once and _fits(height * width, 1, vectors):
+        return _best(height * width, [height * width], columns, vectors)
     of_rows = [width * count for count in range(1, height + 1)]
     of_one = [width // count for count in range(2, width + 1) if width % count == 0]
     return _best(height * width, sorted({*of_one, *of_rows}), columns, vectors)
@@ -69,9 +74,14 @@ def _best(rows: int, sizes: Sequence[int], columns: int, vectors: Vectors) -> tu
     possible = [
         (Cut(rows, m), Cut(columns, n))
         for m, n in product(sizes, range(1, min(columns, _WIDEST) + 1))
-        if m * n + n + 1 <= vectors.registers
+        if _fits(m, n, vectors)
     ]
     return min(possible, key=lambda cuts: (_cycles(*cuts), _loads(*cuts)))
+
+
+def _fits(rows: int, columns: int, vectors: Vectors) -> bool:
+    """Sums, the vectors of a column each, and one value that is broadcast."""
+    return rows * columns + columns + 1 <= vectors.registers
 
 
 def _cycles(rows: Cut, columns: Cut) -> float:

@@ -21,6 +21,10 @@ from offramp_runtime.native.words import pack, pack_bytes
 
 _ALIGNED = 16
 """Words of a cache line."""
+_NEAR = 2**16
+"""Words of a map that may still be in a near cache."""
+_CACHED = 2**19
+"""Words of weights that are still there when they are read again."""
 HEAD_BYTES = 64
 """Before the words of a memory, for its lock."""
 
@@ -124,9 +128,9 @@ class _Writer:
             f"    const float *w = weights + {first} + channel * {weights.words[0].size}, {rest};",
             f"    float *to = out + channel / {packed} * {plane.pitch} + pixel;",
         ]
-        kind = Words(lanes, source.packed, packed)
+        kind, far = Words(lanes, source.packed, packed), planes * between > _NEAR
         for (m, here), (n, there) in product(cases(rows, "o", rows.size), cases(columns, "c")):
-            name = self._kernel(PixelKernel(m, n, taps, between, plane.pitch, kind, conv.relu))
+            name = self._kernel(PixelKernel(m, n, taps, between, plane.pitch, kind, conv.relu, far))
             given = f"from, w, bias, scales, to, {self._mask(plane)} + pixel, {planes}"
             lines.append(f"    if ({here} && {there}) {name}({given});")
         return [*lines, "}"]
@@ -135,13 +139,14 @@ class _Writer:
         plane, lanes, packed, channels = sink.plane, self._vectors.lanes, sink.packed, len(conv.weight)
         weights = self._parameters(step, conv, source.packed, round_up(channels, lanes))
         out, planes = weights.words.shape[:2]
-        rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors)
+        # What is large is read once, and what is small again and again.
+        large_map = 2 * planes * source.plane.pitch > weights.words.size
+        at_once = not large_map and weights.words.size > _CACHED
+        rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors, at_once=at_once)
         wide = columns.size * lanes
         first, rest = self._keep(*weights.blocks(out, wide)), self._keep_rest(weights, "o")
         pitch = 1 if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
-        # What is large is read once, and what is small again and again.
-        large_map = 2 * planes * source.plane.pitch > weights.words.size
         inner = (
             f"c = t % {columns.parts}, r = t / {columns.parts}"
             if large_map

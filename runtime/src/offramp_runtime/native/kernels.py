@@ -1,6 +1,6 @@
 """The loops that convolutions are computed in, as C."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -9,6 +9,12 @@ from offramp_runtime.native.planes import Plane
 from offramp_runtime.native.steps import BYTES
 
 Offsets: TypeAlias = tuple[int, ...]
+_LINE = 16
+"""Words that come from memory together."""
+_WEIGHTS_AHEAD = 1024
+"""Words between the weights that are multiplied and those that are fetched, …"""
+_PLANES_AHEAD = 8
+"""… and planes of the input: CPUs foresee less, and nothing beyond a page (as tried on a Xeon)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class PixelKernel:
     """… and of the output."""
     words: Words
     relu: bool
+    far: bool
+    """Whether the input is worth fetching before it is read."""
 
     def text(self, name: str) -> str:
         """The function."""
@@ -61,7 +69,8 @@ class PixelKernel:
         lines = [f"vector {', '.join(f'{one} = all(bias + {m})' for one in row)};" for m, row in enumerate(sums)]
         factors = [f"w + {m}" for m in range(self.channels)]
         taps = [_products(sums, [f"in + ({tap + n})" for n in lanes], factors, self.words.add) for tap in self.taps]
-        lines += [*_loop(taps, self.between, self.channels), *self._stores(sums)]
+        fetched = [f"in + {_PLANES_AHEAD * self.between + n}" for n in lanes] if self.far else []
+        lines += [*_loop(taps, self.between, self.channels, fetched), *self._stores(sums)]
         given = "const float *in, const float *w, const float *bias, const float *scales, float *out"
         return _function(name, f"{given}, const int32_t *pixels, long planes", lines)
 
@@ -159,12 +168,21 @@ def _products(
     return lines
 
 
-def _loop(taps: list[list[str]], between: int, weights: int) -> Iterator[str]:
-    """Over the planes of the input, so many words apart; a tap takes so many words of weights."""
+def _loop(taps: list[list[str]], between: int, weights: int, fetched: Sequence[str] = ()) -> Iterator[str]:
+    """Over the planes of the input, so many words apart; a tap takes so many words of weights.
+
+    Fetched is what a later plane is read at.
+    """
     yield f"for (long c = 0; c < planes; c++, in += {between}) {{"
-    for first, *others in taps:
+    yield from (f"    __builtin_prefetch({place});" for place in fetched)
+    for number, (first, *others) in enumerate(taps):
         yield f"    {{ {first}"
         yield from (f"      {line}" for line in others)
+        # Each line once: those that begin, counted from the first tap, among the weights of this one.
+        yield from (
+            f"      __builtin_prefetch(w + {_WEIGHTS_AHEAD + n});"
+            for n in range(-number * weights % _LINE, weights, _LINE)
+        )
         yield f"      w += {weights}; }}"
     yield "}"
 
