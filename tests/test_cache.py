@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_the_order_of_the_values_does_not_count() -> None:
 
 def test_it_says_what_a_folder_belongs_to() -> None:
     place = cached("kind", {"weights": "cafe"}, lambda folder: write("made", folder))
-    assert json.loads((place / "complete.json").read_text()) == {"weights": "cafe"}
+    assert json.loads((place / "complete.json").read_text())["belongs_to"] == {"weights": "cafe"}
 
 
 def test_making_that_fails_leaves_nothing_and_can_be_tried_again(cache: Path) -> None:
@@ -113,12 +114,34 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(cache: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_place_taken_by_something_unfinished_is_an_error_that_names_it(cache: Path) -> None:
-    place = cached("kind", {"a": 1}, lambda folder: write("made", folder))
+def change(place: Path) -> None:
+    (place / "text").write_text("Made")
+
+
+def lose(place: Path) -> None:
+    (place / "text").unlink()
+
+
+def leave_unfinished(place: Path) -> None:
     (place / "complete.json").unlink()
-    with pytest.raises(ArtifactError, match="kind: cannot be written"):
-        cached("kind", {"a": 1}, lambda folder: write("made", folder))
+
+
+def garble(place: Path) -> None:
+    (place / "complete.json").write_text("[")
+
+
+def keep_no_digests(place: Path) -> None:
+    (place / "complete.json").write_text('{"a": 1}')
+
+
+@pytest.mark.parametrize("damage", [change, lose, leave_unfinished, garble, keep_no_digests])
+def test_what_is_damaged_is_made_anew(cache: Path, damage: Callable[[Path], None]) -> None:
+    place = cached("kind", {"a": 1}, lambda folder: write("made", folder))
+    damage(place)
+    assert cached("kind", {"a": 1}, lambda folder: write("made", folder)) == place
+    assert (place / "text").read_text() == "made"
     assert [entry.name for entry in (cache / "kind").iterdir()] == [place.name]
+    assert cached("kind", {"a": 1}, never) == place
 
 
 def test_the_folder_is_the_named_one_else_where_caches_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

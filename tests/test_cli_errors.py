@@ -201,7 +201,7 @@ CASES: dict[str, tuple[Arguments, str]] = {
     "a data set nobody named": (
         lambda b: ["evaluate", b.described(about={}), "--json"], "name one with --data"
     ),
-    "calibrating what is shipped": (lambda b: ["calibrate", b.model], "ships with its calibration"),
+    "calibrating what is shipped": (lambda b: ["calibrate", b.model], "is part of the package, which stays as it is"),
     "calibrating with other classes": (
         lambda b: ["calibrate", b.described(), "--data", "others"], "take the data it was trained for"
     ),
@@ -314,6 +314,19 @@ def test_resuming_from_damaged_checkpoints_alone_is_refused_after_each_is_named(
         "note: step-00000004: the checkpoint is damaged (its checksum differs); going back to the one before",
         f"offramp: {run / CHECKPOINTS}: all checkpoints are damaged; start the run anew",
     ]
+
+
+@pytest.mark.filterwarnings("default::offramp.errors.OfframpWarning")
+def test_a_cache_that_cannot_be_written_is_said_and_another_runtime_taken(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OFFRAMP_RUNTIME")
+    monkeypatch.setenv("OFFRAMP_CACHE", str(bench.file("a file in the way", b"")))
+    assert offramp("predict", bench.model, bench.image, "--exit", "0") == 0
+    note, *others = capfd.readouterr().err.splitlines()
+    assert note.startswith("note: runtime 'auto' takes 'eager', since others do not open now: ")
+    assert "OFFRAMP_CACHE" in note
+    assert not others
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -218,16 +218,26 @@ def test_another_cpu_or_other_code_compiles_anew(bundle: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("broken", ["stages.so", "facts.json", "weights.bin"])
-def test_what_does_not_open_from_the_cache_names_its_folder(
+def test_what_is_damaged_in_the_cache_is_never_run_and_made_anew(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken: str
 ) -> None:
     monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path / "whole"))
-    open_stages(bundle)
+    wanted = run_all(open_stages(bundle), network_input(2))
     copied = shutil.copytree(tmp_path / "whole", tmp_path / "broken")  # a process opens a library of a name only once
     monkeypatch.setenv("OFFRAMP_CACHE", str(copied))
     (path,) = copied.rglob(broken)
-    path.write_bytes(b"cut off")
-    with pytest.raises(ArtifactError, match=rf"{copied}.*cannot be opened .*remove this folder, and it is made anew"):
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 64]) + whole[middle + 1 :])
+    assert np.array_equal(run_all(open_stages(bundle), network_input(2)), wanted)
+
+
+def test_a_library_that_cannot_be_opened_names_its_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    monkeypatch.setattr(stages, "compile_library", lambda _text, library: library.write_bytes(b"of another machine"))
+    with pytest.raises(ArtifactError, match=rf"{tmp_path}.*cannot be opened .*remove this folder, and it is made anew"):
         open_stages(bundle)
 
 

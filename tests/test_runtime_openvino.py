@@ -203,11 +203,25 @@ def test_graphs_that_have_changed_since_they_were_opened_are_not_mixed(
         run_all(opened, network_input(4))
 
 
-def test_what_is_damaged_in_the_cache_is_named(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_damaged_in_the_cache_is_compiled_anew(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
     open_stages(bundle, 3, threads=1, precision="fp32")
-    for blob in tmp_path.rglob("*.blob"):
+    blobs = {path: path.stat().st_size for path in tmp_path.rglob("*.blob")}
+    for blob in blobs:
         blob.write_bytes(b"")
+    open_stages(bundle, 3, threads=1, precision="fp32")
+    assert {path: path.stat().st_size for path in tmp_path.rglob("*.blob")} == blobs
+
+
+def test_what_openvino_does_not_take_back_is_named(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    monkeypatch.setattr(
+        openvino_compiler.Compiler, "_compile", lambda _self, _path, _size, folder: (folder / "compiled.blob").touch()
+    )
     with pytest.raises(ArtifactError, match=r"cannot be opened \(.*\); remove this folder, and it is made anew"):
         open_stages(bundle, 3, threads=1, precision="fp32")
 

@@ -18,9 +18,14 @@ __all__ = [
     "InterruptedRunError",
     "MissingExtraError",
     "OfframpError",
+    "OfframpWarning",
     "TrainingError",
     "reason",
 ]
+
+
+class OfframpWarning(UserWarning):
+    """Something worth knowing although nothing has failed."""
 
 
 class TrainingError(OfframpError):

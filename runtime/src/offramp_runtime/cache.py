@@ -13,7 +13,7 @@ from pathlib import Path
 from offramp_runtime.errors import ArtifactError, reason
 
 _COMPLETE = "complete.json"
-"""Written last into a folder; what it belongs to."""
+"""Written last into a folder: what it belongs to, and the digests of its files."""
 _UNFINISHED = ".unfinished-"
 _ABANDONED_S = 24 * 3600
 """Nothing takes so long to make."""
@@ -43,7 +43,8 @@ def digest_of(files: Iterable[Path]) -> str:
 def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], object]) -> Path:
     """The folder that ``make`` has filled, now or at an earlier start.
 
-    Several processes may ask at once: each sees a whole folder or none.
+    Several processes may ask at once: each sees a whole folder or none. A folder with a file that is missing or has changed
+    since is made anew.
 
     Args:
         kind: what it holds; names a folder of the cache.
@@ -54,7 +55,7 @@ def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], o
         ArtifactError: the cache cannot be written.
     """
     place = cache_folder() / kind / key_of(belongs_to)
-    if (place / _COMPLETE).is_file():
+    if _is_whole(place):
         return place
     with _writing(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,16 +64,38 @@ def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], o
     try:
         make(unfinished)
         with _writing(place.parent):
-            (unfinished / _COMPLETE).write_text(json.dumps(dict(belongs_to), sort_keys=True))
+            files = {path.relative_to(unfinished).as_posix(): digest_of([path]) for path in _files(unfinished)}
+            complete = {"belongs_to": dict(belongs_to), "files": files}
+            (unfinished / _COMPLETE).write_text(json.dumps(complete, sort_keys=True))
             _flush(unfinished)
-            try:
-                unfinished.rename(place)
-            except OSError:
-                if not (place / _COMPLETE).is_file():  # nobody was faster
-                    raise
+            if not _is_whole(place):
+                _replace(place, unfinished)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return place
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether everything is there as it was made."""
+    try:
+        files = json.loads((place / _COMPLETE).read_text())["files"]
+        return all(digest_of([place / name]) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _replace(place: Path, made: Path) -> None:
+    """Put a whole folder in its place, unless another process was faster."""
+    if place.exists():
+        damaged = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
+        with suppress(FileNotFoundError):
+            place.rename(damaged / place.name)
+        shutil.rmtree(damaged, ignore_errors=True)
+    try:
+        made.rename(place)
+    except OSError:
+        if not _is_whole(place):
+            raise
 
 
 def unusable(folder: Path, error: Exception) -> ArtifactError:
@@ -93,10 +116,13 @@ def _writing(folder: Path) -> Iterator[None]:
 
 def _flush(folder: Path) -> None:
     """To disk, so that a folder which is there after a power cut is whole."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    for path in _files(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _remove_abandoned(folder: Path) -> None:

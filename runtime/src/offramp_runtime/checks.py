@@ -36,8 +36,13 @@ def check_threads(threads: int | None) -> None:
     """
     # Not the cores this thread may use, which some settings narrow to one once threads are bound to cores.
     cores = os.cpu_count() or 1
-    if threads is not None and not 1 <= threads <= cores:
-        raise ConfigError(f"threads={threads}: a call is computed by at least 1 and at most {cores}, the cores here")
+    if threads is None:
+        return
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= cores:
+        raise ConfigError(
+            f"threads={threads!r}: a call is computed by at least 1 and at most {cores}, the cores here; "
+            "give such a number, or none for the usual"
+        )
 
 
 def check_ways(ways: Mapping[str, object], num_exits: int) -> None:
@@ -65,4 +70,6 @@ def check_deadline(deadline_ms: float) -> None:
     """
     number = isinstance(deadline_ms, Real) and not isinstance(deadline_ms, bool)
     if not number or not deadline_ms > 0:
-        raise BudgetError(f"deadline {deadline_ms} ms: must be a positive number of milliseconds")
+        raise BudgetError(
+            f"deadline_ms={deadline_ms!r}: must be a positive number of milliseconds; give one such as 10.0"
+        )

@@ -132,7 +132,7 @@ class Model:
         began = self._clock()
         if stages is not None and not stages.fits(0, deadline_ms):
             raise BudgetError(
-                f"deadline {deadline_ms:g} ms is too short for exit 0, which takes about {stages.allow_ms(0):.3g} ms "
+                f"deadline {deadline_ms:g} ms is too short for exit 0, for which {stages.allow_ms(0):.3g} ms must be allowed "
                 "here; allow more time, give fewer images per call, or take a smaller network"
             )
         yield from self._answers(pixels, stages, began, deadline_ms)

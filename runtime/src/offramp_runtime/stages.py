@@ -19,7 +19,7 @@ def check_exit(k: int, num_exits: int) -> None:
         ConfigError: it is not.
     """
     if not 0 <= k < num_exits:
-        raise ConfigError(f"exit {k}: this network has exits 0 … {num_exits - 1}")
+        raise ConfigError(f"exit {k}: this network has exits 0 … {num_exits - 1}; give one of them")
 
 
 class Stages(Protocol[S]):

@@ -52,7 +52,8 @@ def run(
     folder = find(model)
     if SHIPPED in folder.parents:
         raise ArtifactError(
-            f"'{model}' ships with its calibration, inside the package; calibrate a model folder of yours"
+            f"'{model}' is part of the package, which stays as it is; make a copy and calibrate that: "
+            f"python -c \"import offramp; offramp.load('{model}', runtime='eager').save('my-{model}')\""
         )
     if not os.access(folder, os.W_OK):
         raise ArtifactError(f"{folder}: may not be written; check its permissions or copy the model")

@@ -2,13 +2,15 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
 from offramp import __version__
-from offramp.cli.show import complain
-from offramp.errors import OfframpError
+from offramp.cli.show import complain, remark
+from offramp.errors import OfframpError, OfframpWarning
 from offramp_runtime.memory import keep_memory
 
 COMMANDS = (
@@ -67,6 +69,24 @@ for _group in GROUPS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 refused, 130 or 143 interrupted."""
     keep_memory()
+    with warnings.catch_warnings():
+        warnings.showwarning = _show(warnings.showwarning)
+        return _run(arguments)
+
+
+def _show(others: Callable[..., None]) -> Callable[..., None]:
+    """Shows warnings of this package as what they are, and others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, OfframpWarning):
+            remark(str(message))
+        else:
+            others(message, category, *place)
+
+    return show
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = typer.main.get_command(app)(args=arguments, prog_name="offramp", standalone_mode=False)
     except OfframpError as error:

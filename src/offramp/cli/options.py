@@ -58,7 +58,7 @@ RuntimeName = Annotated[
     str,
     typer.Option(
         "--runtime",
-        help="What computes: eager, compiled, onnx, openvino, or auto: the fastest here, measured once and remembered.",
+        help="What computes: eager, compiled, native, onnx, openvino, or auto: the fastest here, measured once.",
         metavar="NAME",
     ),
 ]

@@ -163,7 +163,7 @@ class AnytimePredictor(Generic[S]):
         if stages is not None and not self._fits(0, stages, deadline_ms):
             needed = stages.allow_ms(0) + stages.allow_ms(self._runtime.num_exits)
             raise BudgetError(
-                f"deadline {deadline_ms:g} ms is too short for exit 0, which takes about {needed:.3g} ms here; "
+                f"deadline {deadline_ms:g} ms is too short for exit 0, for which {needed:.3g} ms must be allowed here now; "
                 "allow more time, give fewer images per call, or take a smaller network"
             )
         return pixels, stages, began

@@ -2,6 +2,7 @@
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -9,7 +10,7 @@ from statistics import median
 import torch
 
 from offramp.engine.opening import AnyRuntime, Subject, open_runtime, runtimes
-from offramp.errors import ArtifactError, ConfigError, OfframpError
+from offramp.errors import ArtifactError, ConfigError, OfframpError, OfframpWarning
 from offramp.measure.machine import fingerprint
 from offramp_runtime.cache import cache_folder, key_of
 from offramp_runtime.files import read_json, write_json
@@ -27,6 +28,9 @@ def choose(subject: Subject, clock: Callable[[], float] = time.perf_counter) -> 
     """Name and runtime that answers one image at the last exit soonest.
 
     What needs minutes to prepare is not tried: ``compiled`` has to be asked for by name.
+
+    Warns:
+        OfframpWarning: one was left out for what may be otherwise tomorrow, such as a cache that cannot be written.
 
     Raises:
         ConfigError: no runtime here has the precision.
@@ -51,7 +55,10 @@ def choose(subject: Subject, clock: Callable[[], float] = time.perf_counter) -> 
         raise refusals[0]
     measured = {name: time_one(runtime, subject, clock) for name, runtime in opened.items()}
     best = min(measured, key=lambda name: measured[name])
-    if all(isinstance(reason, ConfigError) for reason in refusals):  # others may be gone at the next start
+    passing = [reason for reason in refusals if not isinstance(reason, ConfigError)]  # gone at the next start, maybe
+    if passing:
+        warnings.warn(f"runtime 'auto' takes '{best}', since others do not open now: {passing[0]}", OfframpWarning, 3)
+    else:
         write_json(path, {"format": FORMAT, "version": VERSION, "runtime": best, "ms": measured})
     return best, opened[best]
 

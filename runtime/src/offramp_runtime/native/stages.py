@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offramp_runtime import graph
-from offramp_runtime.cache import cached, digest_of, unusable
+from offramp_runtime.cache import cached, digest_of
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ArtifactError, ConfigError, MissingExtraError, reason
 from offramp_runtime.machine import cpu_features, cpu_name
@@ -102,7 +102,7 @@ class NativeStages:
         self._num_exits, self._classes = facts["exits"], facts["classes"]
         self._image_shape = tuple(facts["image"])
         self._words, self._scratch = facts["memory"], facts["scratch"]
-        self._weights = _read_weights(folder / _WEIGHTS, facts["weights"])
+        self._weights = _read_weights(folder / _WEIGHTS)
         self._weights_at = self._weights.ctypes.data
         self._library = _open(folder / _LIBRARY)
         self._workers = ctypes.c_void_p(self._library.open_pool(threads))
@@ -267,8 +267,6 @@ def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precis
             f"{ready}: cannot be opened ({reason(error)}); remove this folder, and it is made anew, or name a folder that "
             "programs may be run from in the environment variable OFFRAMP_CACHE"
         ) from None
-    except (ValueError, KeyError) as error:
-        raise unusable(ready, error) from None
 
 
 def _digest_of_code() -> str:
@@ -298,7 +296,6 @@ def build(network: Network, of_cpu: Vectors, folder: Path) -> None:
         "exits": network.num_exits,
         "classes": network.shapes[graph.logits_name(0)][0],
         "image": network.shapes[graph.IMAGES],
-        "weights": len(code.weights),
         "scratch": layout.scratch,
         "memory": layout.memory,
     }
@@ -318,11 +315,9 @@ def _zeros(*shape: int) -> Floats:
     return zeros
 
 
-def _read_weights(path: Path, count: int) -> Floats:
+def _read_weights(path: Path) -> Floats:
     stored = np.fromfile(path, np.float32)
-    if len(stored) != count:
-        raise ValueError(f"{len(stored)} weights instead of {count}")
-    weights = aligned((count,), stored.dtype)
+    weights = aligned(stored.shape, stored.dtype)
     weights[:] = stored
     return weights
 
