@@ -21,7 +21,10 @@ from offramp.nets.recompute import set_recompute
 from offramp.nets.resnet import ResNetConfig
 from tiny import CLASSES, PREPROCESSING, images
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),  # of what the compiler imports, once a process
+]
 SHARED: dict[str, Any] = {"image_channels": 1, "image_size": 16, "num_classes": 4}
 DENSE = DenseNetConfig(layers=(2, 2), growth_rates=(4, 4), channels=8, **SHARED)
 RESIDUAL = ResNetConfig(blocks=(1, 1), widths=(4, 8), channels=4, **SHARED)

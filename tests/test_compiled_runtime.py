@@ -263,6 +263,7 @@ def test_compiled_code_in_bf16_says_nearly_the_same(cache: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of what the compiler imports, once a process
 @pytest.mark.parametrize("single", [True, False])
 def test_the_way_of_a_gpu_says_the_same_on_the_cpu(cache: Path, single: bool) -> None:
     net = CONFIG.build().eval()
