@@ -169,9 +169,9 @@ CASES: dict[str, tuple[Arguments, str]] = {
     # budgets, deadlines, exits, plans
     "an impossible budget": (predict("--budget", "1KMAC"), "is below exit 0, the cheapest"),
     "a budget of nothing": (predict("--budget", "0MMAC"), "must be a positive number"),
-    "a negative budget": (predict("--budget=-5MMAC"), "write a number and a unit"),
+    "a negative budget": (predict("--budget=-5MMAC"), "write a positive number and a unit"),
     "a wrong unit": (predict("--budget", "30parsec"), "unit 'parsec' is unknown"),
-    "a budget without a number": (predict("--budget", "MMAC"), "write a number and a unit"),
+    "a budget without a number": (predict("--budget", "MMAC"), "write a positive number and a unit"),
     "a budget without a calibration": (
         lambda b: ["predict", b.plain, b.image, "--budget", "1GMAC"], "offramp calibrate MODEL"
     ),

@@ -67,11 +67,11 @@ def test_a_budget_is_a_number_with_or_without_a_unit(budget: float | str, expect
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ("lots", "budget 'lots': write a number and a unit, such as 30MMAC or 2ms"),
-        ("", "write a number and a unit"),
-        ("-5MMAC", "write a number and a unit"),
-        ("nan", "write a number and a unit"),
-        ("30 M MAC", "write a number and a unit"),
+        ("lots", "budget 'lots': write a positive number and a unit, such as 30MMAC or 2ms"),
+        ("", "write a positive number and a unit"),
+        ("-5MMAC", "write a positive number and a unit"),
+        ("nan", "write a positive number and a unit"),
+        ("30 M MAC", "write a positive number and a unit"),
         ("30 bananas", "budget '30 bananas': unit 'bananas' is unknown; there are MAC, KMAC, MMAC, GMAC, us, ms, s"),
         ("1.2.3ms", "budget '1.2.3ms': '1.2.3' is not a number; write it like 30MMAC"),
         (".", "'.' is not a number"),

@@ -63,7 +63,7 @@ def parse_budget(budget: float | str) -> tuple[float, str | None]:
     if isinstance(budget, str):
         match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*", budget)
         if match is None:
-            raise BudgetError(f"budget '{budget}': write a number and a unit, such as 30MMAC or 2ms")
+            raise BudgetError(f"budget '{budget}': write a positive number and a unit, such as 30MMAC or 2ms")
         text, unit = match.groups()
         known = {name.lower(): entry for name, entry in UNITS.items()}
         if unit and unit.lower() not in known:
