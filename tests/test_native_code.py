@@ -17,7 +17,7 @@ from networks_of_c import Window, in_bytes, network_of, run_in_torch, stages_of
 from offramp_runtime.cancellation import Cancellation
 from offramp_runtime.errors import ConfigError
 from offramp_runtime.machine import cpu_features
-from offramp_runtime.native import compiler, points
+from offramp_runtime.native import code, compiler, points
 from offramp_runtime.native.blocks import Vectors, best_cuts, best_map_cuts
 from offramp_runtime.native.code import write_code
 from offramp_runtime.native.layers import Concat, Conv, Mean, Network, Shape
@@ -102,6 +102,26 @@ def test_convolutions_by_way_of_points_are_computed_as_torch_does(
             given_images = images_of(network, count + 7 * seed)[:count]
             wanted = run_in_torch(network, given_images)
             assert np.abs(run_all(stages, given_images) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("image", [(5, 8, 8), (3, 4, 4), (2, 10, 14)])
+def test_large_weights_and_far_maps_are_computed_as_torch_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: Shape
+) -> None:
+    monkeypatch.setattr(code, "_CACHED", 0)
+    monkeypatch.setattr(code, "_NEAR", 0)
+    network = network_of(image, [[Window(20, 3, 1), Window(33, 3, 2)], [Window(40, 3, 2)]])
+    given_images = images_of(network, 3)
+    wanted = run_in_torch(network, given_images)
+    found = run_all(stages_of(network, Vectors(16, 28), tmp_path / "made", threads=2), given_images)
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_a_map_is_one_part_where_weights_are_to_be_read_once_and_registers_suffice() -> None:
+    parts = [best_map_cuts(side, side, 3, Vectors(16, 28), at_once=True)[0].parts for side in (1, 2, 4, 5, 6, 7)]
+    assert parts[:4] == [1, 1, 1, 1]
+    assert min(parts[4:]) > 1
+    assert best_map_cuts(4, 4, 3, Vectors(16, 28), at_once=False)[0].parts == 2
 
 
 def test_points_are_taken_where_they_save_much() -> None:

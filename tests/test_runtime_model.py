@@ -318,11 +318,11 @@ def test_what_is_no_image_is_refused(model: Model, tmp_path: Path) -> None:
         model.predict(PIXELS.astype(np.float32))
 
 
-@pytest.mark.parametrize("threads", [0, -2, 4])
-def test_threads_that_no_call_can_have_are_refused(bundle: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [0, -2, 4, True, 1.5, "2"])
+def test_threads_that_no_call_can_have_are_refused(bundle: Path, threads: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     with pytest.raises(
-        ConfigError, match=f"threads={threads}: a call is computed by at least 1 and at most 3, the cores"
+        ConfigError, match=f"threads={threads!r}: a call is computed by at least 1 and at most 3, the cores"
     ):
         offramp_runtime.load(bundle, threads=threads)
 

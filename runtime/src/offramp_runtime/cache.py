@@ -68,8 +68,7 @@ def cached(kind: str, belongs_to: Mapping[str, object], make: Callable[[Path], o
             complete = {"belongs_to": dict(belongs_to), "files": files}
             (unfinished / _COMPLETE).write_text(json.dumps(complete, sort_keys=True))
             _flush(unfinished)
-            if not _is_whole(place):
-                _replace(place, unfinished)
+            _replace(place, unfinished)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return place
@@ -86,16 +85,16 @@ def _is_whole(place: Path) -> bool:
 
 def _replace(place: Path, made: Path) -> None:
     """Put a whole folder in its place, unless another process was faster."""
-    if place.exists():
+    try:
+        made.rename(place)
+    except OSError:  # there is a folder already
+        if _is_whole(place):
+            return
         damaged = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=place.parent))
         with suppress(FileNotFoundError):
             place.rename(damaged / place.name)
         shutil.rmtree(damaged, ignore_errors=True)
-    try:
         made.rename(place)
-    except OSError:
-        if not _is_whole(place):
-            raise
 
 
 def unusable(folder: Path, error: Exception) -> ArtifactError:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from numbers import Real
+from numbers import Integral, Real
 from operator import index
 from typing import SupportsIndex
 
@@ -38,7 +38,7 @@ def check_threads(threads: int | None) -> None:
     cores = os.cpu_count() or 1
     if threads is None:
         return
-    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= cores:
+    if not isinstance(threads, Integral) or isinstance(threads, bool) or not 1 <= threads <= cores:
         raise ConfigError(
             f"threads={threads!r}: a call is computed by at least 1 and at most {cores}, the cores here; "
             "give such a number, or none for the usual"

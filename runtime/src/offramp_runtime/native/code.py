@@ -139,14 +139,14 @@ class _Writer:
         plane, lanes, packed, channels = sink.plane, self._vectors.lanes, sink.packed, len(conv.weight)
         weights = self._parameters(step, conv, source.packed, round_up(channels, lanes))
         out, planes = weights.words.shape[:2]
-        # What is large is read once, and what is small again and again.
-        large_map = 2 * planes * source.plane.pitch > weights.words.size
-        at_once = not large_map and weights.words.size > _CACHED
+        at_once = weights.words.size > _CACHED
         rows, columns = best_map_cuts(plane.height, plane.width, out // lanes, self._vectors, at_once=at_once)
         wide = columns.size * lanes
         first, rest = self._keep(*weights.blocks(out, wide)), self._keep_rest(weights, "o")
         pitch = 1 if sink.area == "logits" else plane.pitch
         row = conv.stride * source.plane.row
+        # What is large is read once, and what is small again and again.
+        large_map = 2 * planes * source.plane.pitch > weights.words.size
         inner = (
             f"c = t % {columns.parts}, r = t / {columns.parts}"
             if large_map
