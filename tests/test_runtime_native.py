@@ -157,23 +157,23 @@ def test_a_cancelled_stage_gives_nothing_and_leaves_its_state_as_it_was(opened: 
 def test_memory_is_used_again_but_no_more_of_it_kept_than_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_stages(bundle)
     run_all(opened, network_input(8))
-    assert len(opened._free) == 8
-    first = set(opened._free)
+    assert len(opened._rooms.free) == 8
+    first = set(opened._rooms.free)
     run_all(opened, network_input(5))
-    assert set(opened._free) == first
-    monkeypatch.setattr(stages, "_KEPT_BYTES", 3 * 4 * opened._words)
+    assert set(opened._rooms.free) == first
+    monkeypatch.setattr(stages, "_KEPT_BYTES", 3 * 4 * opened._rooms.words)
     opened = open_stages(bundle)
     run_all(opened, network_input(8))
-    assert len(opened._free) == 3
+    assert len(opened._rooms.free) == 3
 
 
 def test_rows_are_taken_and_states_joined_without_moving_them_unless_they_come_again(opened: NativeStages) -> None:
     given = network_input(4)
     state, _ = opened.step(0, opened.start(given))
     taken = opened.take(state, np.array([3, 1]))
-    assert set(taken.memories.held) < set(state.memories.held)
+    assert set(taken.memories.each) < set(state.memories.each)
     joined = opened.join([state, taken, state])
-    assert len(set(joined.memories.held)) == 10
+    assert len(set(joined.memories.each)) == 10
     assert_close(opened.step(1, joined)[1], expected(given)[1][[0, 1, 2, 3, 3, 1, 0, 1, 2, 3]])
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from offramp.decide.answers import AnswerRule, Memo, ThisExit
 from offramp.decide.policies import ExitPolicy
-from offramp.engine.judge import judge, on_device, take_memo
+from offramp.engine.judge import Rows, judge, on_device, take_memo
 from offramp.runtimes import Runtime
 from offramp_runtime.budgeted import Regroup, always
 
@@ -42,23 +42,25 @@ def run_budgeted(
     state, memo = runtime.start(images), _NOTHING
     # Of those still inside: which image each is, and which row of the batch.
     places = rows = np.arange(count)
-    exits = np.zeros(count, np.int64)
-    answered: Tensor | None = None
+    # Of those who left, exit by exit; they are put in order once, in the end.
+    gone: list[Rows] = []
+    left: list[Tensor] = []
+    exits: list[int] = []
     for k in range(runtime.num_exits):
         state, logits, memo, mask = judge(runtime, k, state, memo, policy, rule)
         leaves = mask[rows]
-        if answered is None:
-            answered = logits.new_empty(count, logits.shape[1])
-        if leaves.any():
-            gone = places[leaves]
-            answered[on_device(gone, logits.device)] = logits[on_device(rows[leaves], logits.device)]
-            exits[gone] = k
-            places, rows = places[~leaves], rows[~leaves]
+        if leaves.any() or not count:
+            gone.append(places[leaves])
+            left.append(logits.index_select(0, on_device(rows[leaves], logits.device)))
+            exits.append(k)
+            stays = ~leaves
+            places, rows = places[stays], rows[stays]
         if not len(rows):
             break
         if len(rows) < size and regroup(k + 1, len(rows), size):
             there = on_device(rows, logits.device)
             state, memo, size = runtime.take(state, there), take_memo(memo, there), len(rows)
             rows = np.arange(size)
-    assert answered is not None  # every network has an exit
-    return answered, torch.from_numpy(exits)
+    answered, order = torch.cat(left), np.concatenate(gone).argsort()
+    at = np.repeat(exits, [len(one) for one in gone])[order]
+    return answered.index_select(0, on_device(order, answered.device)), torch.from_numpy(at)

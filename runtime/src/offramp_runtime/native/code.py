@@ -25,8 +25,8 @@ _NEAR = 2**16
 """Words of a map that may still be in a near cache."""
 _CACHED = 2**19
 """Words of weights that are still there when they are read again."""
-HEAD_BYTES = 64
-"""Before the words of a memory, for its lock."""
+HEAD_BYTES = 128
+"""Before the words of a memory, for its lock and how many use it."""
 
 
 @dataclass(frozen=True, eq=False)

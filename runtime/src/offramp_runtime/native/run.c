@@ -219,12 +219,34 @@ void close_pool(void *given) {
     free(p);
 }
 
-/* Before each memory is room for a lock. */
-static pthread_mutex_t *lock_of(float *memory) { return (pthread_mutex_t *)((char *)memory - HEAD_BYTES); }
+/* Before each memory. */
+typedef struct {
+    pthread_mutex_t lock;
+    long users;
+} head;
 
-_Static_assert(sizeof(pthread_mutex_t) <= HEAD_BYTES, "room for a lock");
+_Static_assert(sizeof(head) <= HEAD_BYTES, "room for a head");
 
-void open_memory(float *memory) { pthread_mutex_init(lock_of(memory), NULL); }
+static head *head_of(float *memory) { return (head *)((char *)memory - HEAD_BYTES); }
+
+static pthread_mutex_t *lock_of(float *memory) { return &head_of(memory)->lock; }
+
+void open_memory(float *memory) {
+    pthread_mutex_init(lock_of(memory), NULL);
+    head_of(memory)->users = 0;
+}
+
+void hold(float *const *memories, long count) {
+    for (long n = 0; n < count; n++) __atomic_add_fetch(&head_of(memories[n])->users, 1, __ATOMIC_RELAXED);
+}
+
+/* Returns how many nobody uses any more, which are then the first. */
+long let_go(float **memories, long count) {
+    long unused = 0;
+    for (long n = 0; n < count; n++)
+        if (!__atomic_sub_fetch(&head_of(memories[n])->users, 1, __ATOMIC_ACQ_REL)) memories[unused++] = memories[n];
+    return unused;
+}
 
 void copy(float *from, float *to) {
     pthread_mutex_lock(lock_of(from));

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,41 +37,64 @@ _KEPT_SCRATCH = 8
 Floats: TypeAlias = NDArray[np.float32]
 
 
-class _Memory:
-    """Room for one image; whatever is no pixel is zero and stays so."""
+class _Rooms:
+    """Room for one image each, counted in C: whatever is no pixel is zero and stays so.
 
-    __slots__ = ("_words", "address")
+    No lock is needed here: a count is one atomic number, and so are appending to and popping from a deque.
+    """
 
     def __init__(self, library: ctypes.CDLL, words: int) -> None:
-        head = HEAD_BYTES // 4
-        self._words = _zeros(head + words)
-        self.address = self._words.ctypes.data + HEAD_BYTES
-        library.open_memory(self.address)
+        self.library, self.words = library, words
+        self._kept = max(1, _KEPT_BYTES // (4 * words))
+        self._arrays: dict[int, Floats] = {}
+        """By address."""
+        self.free: deque[int] = deque()
 
+    def take(self, count: int) -> "_Memories":
+        """For so many samples."""
+        return self.share(np.array([self._one() for _ in range(count)], np.uintp))
 
-class _Held:
-    """A memory that is free again when no state refers to it any more."""
+    def share(self, addresses: NDArray[np.uintp]) -> "_Memories":
+        """Those that are taken or used by somebody already, none twice, for one more who uses them."""
+        memories = _Memories(self, addresses)
+        self.library.hold(memories.addresses, len(addresses))
+        return memories
 
-    __slots__ = ("free", "memory")
+    def keep(self, unused: Sequence[int]) -> None:
+        """Those that nobody uses any more, as far as there are not enough."""
+        for address in unused:
+            if len(self.free) < self._kept:
+                self.free.append(address)
+            else:
+                del self._arrays[address]
 
-    def __init__(self, memory: _Memory, free: deque[_Memory]) -> None:
-        self.memory, self.free = memory, free
-
-    def __del__(self) -> None:
-        self.free.append(self.memory)
+    def _one(self) -> int:
+        try:
+            return self.free.pop()
+        except IndexError:
+            head = HEAD_BYTES // 4
+            array = _zeros(head + self.words)
+            address: int = array.ctypes.data + HEAD_BYTES
+            self._arrays[address] = array
+            self.library.open_memory(address)
+            return address
 
 
 class _Memories:
-    """Of some samples, none twice."""
+    """Of some samples, none twice, as long as this object is there."""
 
-    __slots__ = ("_addresses", "_sorted", "addresses", "held", "ordered")
+    __slots__ = ("addresses", "each", "ordered", "rooms", "sorted")
 
-    def __init__(self, held: tuple[_Held, ...]) -> None:
-        self.held = held
-        self._addresses = np.array([one.memory.address for one in held], np.uintp)
-        self._sorted = np.sort(self._addresses)
-        self.addresses = self._addresses.ctypes.data
-        self.ordered = self._sorted.ctypes.data
+    def __init__(self, rooms: _Rooms, each: NDArray[np.uintp]) -> None:
+        self.rooms, self.each, self.sorted = rooms, each, np.sort(each)
+        self.addresses, self.ordered = _address(each), _address(self.sorted)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __del__(self) -> None:
+        unused = self.rooms.library.let_go(self.addresses, len(self.each))
+        self.rooms.keep(self.each[:unused].tolist())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -86,7 +109,7 @@ class State:
     @property
     def samples(self) -> int:
         """N."""
-        return len(self.memories.held)
+        return len(self.memories)
 
 
 class NativeStages:
@@ -101,7 +124,7 @@ class NativeStages:
         facts = json.loads((folder / _FACTS).read_text())
         self._num_exits, self._classes = facts["exits"], facts["classes"]
         self._image_shape = tuple(facts["image"])
-        self._words, self._scratch = facts["memory"], facts["scratch"]
+        self._scratch = facts["scratch"]
         self._weights = _read_weights(folder / _WEIGHTS)
         self._weights_at = self._weights.ctypes.data
         self._library = _open(folder / _LIBRARY)
@@ -111,11 +134,13 @@ class NativeStages:
         # Not at exit: threads may still be computing, and the process ends with all it has anyway.
         weakref.finalize(self, self._library.close_pool, self._workers).atexit = False
         self._threads = threads
+        self._rooms = _Rooms(self._library, facts["memory"])
         self._never = np.zeros(1, np.int32)
-        """What a run looks at that nobody cancels."""
-        self._free: deque[_Memory] = deque(maxlen=max(1, _KEPT_BYTES // (4 * self._words)))
-        self._idle: deque[Floats] = deque(maxlen=_KEPT_SCRATCH)
-        """Scratch memories."""
+        """What a run looks at that nobody cancels, …"""
+        self._never_at: int = self._never.ctypes.data
+        """… and where it is."""
+        self._idle: deque[tuple[Floats, int]] = deque(maxlen=_KEPT_SCRATCH)
+        """Scratch memories, and where they are."""
 
     @property
     def num_exits(self) -> int:
@@ -133,7 +158,7 @@ class NativeStages:
                 f"images of {' x '.join(map(str, images.shape[1:]))}: runtime 'native' was made for "
                 f"{' x '.join(map(str, self._image_shape))}; resize them, or take 'eager'"
             )
-        memories = _Memories(tuple([self._room() for _ in images]))
+        memories = self._rooms.take(len(images))
         given = np.ascontiguousarray(images, np.float32)
         self._library.begin(given.ctypes.data, memories.addresses, len(given))
         return State(0, memories)
@@ -144,7 +169,7 @@ class NativeStages:
         Raises:
             ConfigError: a state that is not behind k stages, or of another network.
         """
-        done = self._step(k, state, self._never)
+        done = self._step(k, state, self._never_at)
         assert done is not None
         return done
 
@@ -152,7 +177,7 @@ class NativeStages:
         """:meth:`step`, or None when ``cancelled`` was set before the stage was done."""
         stop = np.zeros(1, np.int32)
         cancelled.attach(lambda: stop.fill(1))
-        return self._step(k, state, stop)
+        return self._step(k, state, stop.ctypes.data)
 
     def take(self, state: State, rows: NDArray[np.int64]) -> State:
         """The state of the samples ``rows`` (M,), in that order.
@@ -164,7 +189,8 @@ class NativeStages:
             raise ConfigError(
                 f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
             )
-        return State(state.done, self._distinct([state.memories.held[row] for row in rows.tolist()]))
+        self._check_own(state)
+        return State(state.done, self._distinct(state.memories.each[rows]))
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other.
@@ -175,69 +201,64 @@ class NativeStages:
         if len({state.done for state in states}) != 1:
             behind = ", ".join(str(state.done) for state in states) or "no"
             raise ConfigError(f"states behind {behind} stages: join states that are behind the same stage")
-        return State(states[0].done, self._distinct([held for state in states for held in state.memories.held]))
+        for state in states:
+            self._check_own(state)
+        return State(states[0].done, self._distinct(np.concatenate([state.memories.each for state in states])))
 
     def direct(self, k: int, images: Floats) -> Floats:
         """Logits (N, C) of exit k, skipping earlier exits and whatever only they need."""
         check_exit(k, self.num_exits)
-        logits = self._run(self.num_exits + k, self.start(images), self._never)
+        logits = self._run(self.num_exits + k, self.start(images), self._never_at)
         assert logits is not None
         return logits
 
-    def _step(self, k: int, state: State, stop: NDArray[np.int32]) -> tuple[State, Floats] | None:
+    def _step(self, k: int, state: State, stop: int) -> tuple[State, Floats] | None:
         if k != state.done:
             raise ConfigError(f"stage {k} of a state behind {state.done} stages: run stage {state.done} next")
         logits = self._run(k, state, stop)
         return None if logits is None else (State(k + 1, state.memories), logits)
 
-    def _run(self, which: int, state: State, stop: NDArray[np.int32]) -> Floats | None:
-        self._check_own(state.memories.held)
-        logits = np.empty((state.samples, self._classes), np.float32)
+    def _run(self, which: int, state: State, stop: int) -> Floats | None:
+        self._check_own(state)
+        memories = state.memories
+        logits = np.empty((len(memories), self._classes), np.float32)
         try:
-            scratch = self._idle.pop()
+            scratch, scratch_at = self._idle.pop()
         except IndexError:
             scratch = _zeros(self._threads * self._scratch)
+            scratch_at = scratch.ctypes.data
         stopped = self._library.run(
             self._workers,
             which,
-            state.memories.addresses,
-            state.memories.ordered,
-            scratch.ctypes.data,
-            logits.ctypes.data,
+            memories.addresses,
+            memories.ordered,
+            scratch_at,
+            _address(logits),
             self._weights_at,
-            state.samples,
-            stop.ctypes.data,
+            len(memories),
+            stop,
         )
-        self._idle.append(scratch)
+        self._idle.append((scratch, scratch_at))
         return None if stopped else logits
 
-    def _distinct(self, given: Sequence[_Held]) -> _Memories:
+    def _distinct(self, addresses: NDArray[np.uintp]) -> _Memories:
         """With copies of those that come again: two threads must not compute in one memory."""
-        self._check_own(given)
-        if len(set(given)) == len(given):
-            return _Memories(tuple(given))
-        seen: set[_Held] = set()
-        distinct = []
-        for held in given:
-            distinct.append(self._copy(held) if held in seen else held)
-            seen.add(held)
-        return _Memories(tuple(distinct))
+        memories = self._rooms.share(addresses)
+        if not (memories.sorted[1:] == memories.sorted[:-1]).any():
+            return memories
+        again = np.ones(len(addresses), np.bool_)
+        again[np.unique(addresses, return_index=True)[1]] = False
+        copies = self._rooms.take(int(np.count_nonzero(again)))
+        for source, copy in zip(addresses[again].tolist(), copies.each.tolist(), strict=True):
+            self._library.copy(source, copy)
+        distinct = addresses.copy()
+        distinct[again] = copies.each
+        return self._rooms.share(distinct)
 
-    def _check_own(self, given: Sequence[_Held]) -> None:
+    def _check_own(self, state: State) -> None:
         """Those of other networks are of other sizes, which C would not notice."""
-        if not all(held.free is self._free for held in given):
+        if state.memories.rooms is not self._rooms:
             raise ConfigError("a state of another network: give stages what they made themselves")
-
-    def _copy(self, held: _Held) -> _Held:
-        copy = self._room()
-        self._library.copy(held.memory.address, copy.memory.address)
-        return copy
-
-    def _room(self) -> _Held:
-        try:
-            return _Held(self._free.pop(), self._free)
-        except IndexError:
-            return _Held(_Memory(self._library, self._words), self._free)
 
 
 def open_stages(folder: Path, num_exits: int, *, threads: int, precision: Precision) -> NativeStages:
@@ -315,6 +336,11 @@ def _zeros(*shape: int) -> Floats:
     return zeros
 
 
+def _address(array: NDArray[Any]) -> int:
+    """Of one that may be written: faster than what NumPy has, which is felt by stages of 30 µs."""
+    return ctypes.addressof(ctypes.c_char.from_buffer(array.data)) if array.size else 0
+
+
 def _read_weights(path: Path) -> Floats:
     stored = np.fromfile(path, np.float32)
     weights = aligned(stored.shape, stored.dtype)
@@ -328,6 +354,8 @@ def _open(path: Path) -> ctypes.CDLL:
     library.open_pool.argtypes, library.open_pool.restype = [count], address
     library.close_pool.argtypes, library.close_pool.restype = [address], None
     library.open_memory.argtypes, library.open_memory.restype = [address], None
+    library.hold.argtypes, library.hold.restype = [address, count], None
+    library.let_go.argtypes, library.let_go.restype = [address, count], count
     library.copy.argtypes, library.copy.restype = [address, address], None
     library.run.argtypes = [address, count, address, address, address, address, address, count, address]
     library.begin.argtypes, library.begin.restype = [address, address, count], None
