@@ -300,7 +300,7 @@ def test_a_format_nobody_knows_is_refused_with_near_names(tmp_path: Path) -> Non
 
 
 def test_a_precision_the_format_lacks_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="format 'onnx' has no bf16; it has fp32, int8"):
+    with pytest.raises(ConfigError, match="format 'onnx' has no bf16; take 'openvino', or one of fp32, int8"):
         export(make_classifier(), "onnx", tmp_path / "out", precision="bf16")
 
 

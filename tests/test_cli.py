@@ -259,7 +259,7 @@ def test_predicting_prints_a_line_per_image(model: Path, paths: list[Path], caps
 
 def test_predicting_one_image_says_so(model: Path, paths: list[Path], capsys: Capture) -> None:
     assert offramp("predict", model, paths[0]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == "1 image"
+    assert re.fullmatch(r"1 image \(\w+, fp32, \d+ threads?\)", capsys.readouterr().out.splitlines()[1])
 
 
 @pytest.mark.parametrize("way", ["budget", "deadline", "exit", "plan", "nothing"])

@@ -72,7 +72,8 @@ def test_what_its_stages_take_goes_along_and_is_used_there(
     out = tmp_path / "bundle"
     assert offramp("export", model, "--threads", "1", "--out", out) == 0
     assert re.search(
-        r"measured here: one image by itself takes [\d.]+ ms to exit 0, [\d.]+ ms to exit 2", capsys.readouterr().out
+        r"measured here in runtime onnx: one image by itself takes [\d.]+ ms to exit 0, [\d.]+ ms to exit 2",
+        capsys.readouterr().out,
     )
     latency = read_bundle(out).manifest.latency
     assert latency is not None
@@ -134,7 +135,7 @@ def test_the_real_thing_takes_the_command_as_it_stands_in_the_docs(model: Path, 
     [
         (["--format", "onx"], "no export format is called 'onx'; did you mean 'onnx'?"),
         (["--precision", "fp16"], "precision 'fp16': choose one of fp32, bf16, int8"),
-        (["--precision", "bf16"], "format 'onnx' has no bf16; it has fp32, int8"),
+        (["--precision", "bf16"], "format 'onnx' has no bf16; take 'openvino', or one of fp32, int8"),
         (["--precision", "int8"], "offramp calibrate MODEL --precision int8"),
     ],
     ids=" ".join,

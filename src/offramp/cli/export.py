@@ -60,7 +60,7 @@ def run(
         last = manifest.num_exits - 1
         ms = sum(manifest.latency.ms(k, 1) for k in range(last + 1))
         first = f"{manifest.latency.ms(0, 1):.3g} ms to exit 0, " if last else ""
-        say(f"measured here: one image by itself takes {first}{ms:.3g} ms to exit {last}")
+        say(f"measured here in runtime {format}: one image by itself takes {first}{ms:.3g} ms to exit {last}")
     if format in KINDS:
         say(
             f"run it with: python -c \"import offramp_runtime; print(offramp_runtime.load('{out}').predict('image.png'))\""

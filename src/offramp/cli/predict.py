@@ -61,7 +61,8 @@ def run(
         (row["image"], str(row["exit"]), ", ".join(f"{t['class']} {100 * t['probability']:.1f} %" for t in row["top"]))
         for row in rows
     )
-    say_table(f"{len(images)} image{'s'[: len(images) > 1]}", Table(("image", "exit", "answer"), cells))
+    title = f"{len(images)} image{'s'[: len(images) > 1]} ({classifier.running.described})"
+    say_table(title, Table(("image", "exit", "answer"), cells))
     if solved is not None:
         costs = solved.costs
         spent = sum(costs.at_exit[k] for k in found.exit_index.tolist()) / len(images)

@@ -50,13 +50,13 @@ class Report:
         split: SplitName = "test",
         ten_crop: bool = False,
     ) -> "Report":
-        """Evaluate on a split; what cannot be done is refused before anything long starts.
+        """Evaluate on a split; what cannot be done is refused before anything long starts, but for deadlines.
 
         Args:
             classifier: what to evaluate.
             source: data of the model's classes.
             budgets: to run; None means three between the first and the last exit's cost.
-            deadlines_ms: to run, one image a call.
+            deadlines_ms: to run, one image a call; see :func:`check_deadlines`.
             split: to evaluate on.
             ten_crop: whether to run ten crops of each image too.
         """
@@ -65,8 +65,6 @@ class Report:
             check_ten_crops(classifier, test)
         for wanted in budgets or []:
             classifier.plan(wanted, len(test))
-        for deadline in deadlines_ms:
-            classifier.predict(next(test.batches(1)), deadline_ms=deadline)
         with counting("evaluating", len(test)) as done:
             evaluation = evaluate(classifier, source, split, done)
         crops = None
@@ -95,6 +93,16 @@ class Report:
             (evaluation.confidence, evaluation.correct),
             self.classifier.costs,
         )
+
+
+def check_deadlines(classifier: Classifier, source: Source, deadlines_ms: list[float], split: SplitName) -> None:
+    """Refuse what this machine cannot keep now, with one image of the split.
+
+    Raises:
+        BudgetError: a deadline is too short for exit 0.
+    """
+    for deadline in deadlines_ms:
+        classifier.predict(next(source.split(split).batches(1)), deadline_ms=deadline)
 
 
 def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, page: Path | None, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offramp import __version__
-from offramp.catalog import lookup
+from offramp.catalog import entries, lookup
 from offramp.classifier import Classifier
 from offramp.engine.opening import Subject
 from offramp.errors import ArtifactError, ConfigError, MissingExtraError
@@ -68,7 +68,11 @@ def export(
         )
     chosen: Format = lookup("export format", kind, "export", "FORMATS")
     if precision not in chosen.precisions:
-        raise ConfigError(f"format '{kind}' has no {precision}; it has {', '.join(chosen.precisions)}")
+        formats: dict[str, Format] = entries("export", "FORMATS")
+        others = ", ".join(f"'{name}'" for name, one in sorted(formats.items()) if precision in one.precisions)
+        raise ConfigError(
+            f"format '{kind}' has no {precision}; take {others}, or one of {', '.join(chosen.precisions)}"
+        )
     check_place(out)
     preprocessing = classifier.intake.preprocessing
     subject = classifier.running.subject(precision)

@@ -68,8 +68,8 @@ def deadline_table(deadlines: Sequence[DeadlineReport]) -> Table:
         (
             f"{one.deadline_ms:.2f} ms",
             f"{100 * one.accuracy:.2f}",
-            f"{one.mean_exit:.2f}",
-            f"{one.p50_ms:.2f}",
+            "–" if one.mean_exit is None else f"{one.mean_exit:.2f}",
+            "–" if one.p50_ms is None else f"{one.p50_ms:.2f}",
             f"{100 * one.in_time:.1f}",
         )
         for one in deadlines
