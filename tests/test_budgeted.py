@@ -266,6 +266,12 @@ def test_when_everybody_has_left_no_further_stage_runs() -> None:
     assert sizes == [{5}, {5}, set()]
 
 
+def test_no_images_have_no_answers() -> None:
+    logits, exits = run_budgeted(NET, random_images(0, 3), AtExit(1))
+    assert logits.shape == (0, 4)
+    assert exits.shape == (0,)
+
+
 def test_no_gradients_are_kept() -> None:
     logits, _ = run_budgeted(NET, random_images(2, 3), AtExit(0))
     assert not logits.requires_grad

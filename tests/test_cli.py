@@ -19,13 +19,14 @@ import typer
 
 import offramp as package
 from offramp.catalog import entries
-from offramp.classifier import Classifier, load
+from offramp.classifier import Classifier, Predictions, load
 from offramp.classifier.folder import CALIBRATION, save
 from offramp.cli.demo import _is_demo
 from offramp.cli.device import pick_device
 from offramp.cli.main import COMMANDS, GROUPS
-from offramp.data.preprocess import Preprocessing
-from offramp.errors import ConfigError
+from offramp.data.preprocess import Images, Preprocessing
+from offramp.engine.anytime import AnytimePredictor
+from offramp.errors import BudgetError, ConfigError
 from offramp.measure.macs import direct_macs, staged_macs
 from offramp_runtime.costs import parse_budget
 from offramp_runtime.plan import ExitPlan
@@ -479,6 +480,17 @@ def test_the_demo_does_the_whole_job_and_its_next_step_works(tmp_path: Path, cap
     command = re.search("offramp (predict .* --top-k 3)  ", said)
     assert command is not None
     assert offramp(*shlex.split(command[1])) == 0
+
+
+def test_a_demo_on_a_machine_that_has_become_busy_says_which_deadlines_were_not_kept(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(predictor: AnytimePredictor[Any], image: Images, deadline_ms: float) -> Predictions:
+        raise BudgetError(f"deadline {deadline_ms} ms is too short now")
+
+    monkeypatch.setattr(AnytimePredictor, "predict", refuse)
+    assert offramp("demo", "--out", tmp_path / "demo") == 0
+    assert len(re.findall(r"[\d.]+ ms +0\.00 +– +– +0\.0\n", capsys.readouterr().out)) == 3
 
 
 def test_an_earlier_demo_is_replaced_and_anything_else_is_not(

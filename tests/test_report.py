@@ -119,6 +119,16 @@ def test_a_deadline_no_image_can_keep_is_reported_as_never_kept(classifier: Clas
     found = run_deadline(classifier, TEST, 0.001)
     assert found == DeadlineReport(0.001, 0, None, 0, None)
     assert deadline_table([found]).rows == (("0.00 ms", "0.00", "–", "–", "0.0"),)
+    written = json.loads(json.dumps(as_json(evaluate(classifier, SOURCE), [], [found]), allow_nan=False))
+    assert written["deadlines"] == [
+        {"deadline_ms": 0.001, "accuracy": 0, "mean_exit": None, "in_time": 0, "p50_ms": None}
+    ]
+
+
+@pytest.mark.parametrize("nonsense", [0, -1.0, math.nan, "5"])
+def test_a_deadline_that_is_no_time_is_refused(classifier: Classifier, nonsense: Any) -> None:
+    with pytest.raises(BudgetError, match="must be a positive number of milliseconds"):
+        run_deadline(classifier, TEST, nonsense)
 
 
 def test_a_deadline_refused_in_between_is_an_answer_neither_right_nor_in_time(
@@ -138,7 +148,9 @@ def test_a_deadline_refused_in_between_is_an_answer_neither_right_nor_in_time(
     monkeypatch.setattr(AnytimePredictor, "predict", refusing)
     found = run_deadline(classifier, TEST, 60_000)
     assert (found.mean_exit, found.in_time) == (2, 0.5)
-    assert found.accuracy <= min(whole.accuracy, 0.5)
+    answered = classifier.predict(TEST.images[::2]).label == TEST.labels[::2]
+    assert found.accuracy == pytest.approx(answered.sum() / len(TEST)) != whole.accuracy
+    assert found.p50_ms is not None and 0 < found.p50_ms < 60_000
 
 
 def test_the_budget_curve_goes_from_the_first_exit_to_the_last(classifier: Classifier, evaluation: Evaluation) -> None:

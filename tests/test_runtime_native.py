@@ -1,12 +1,14 @@
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import offramp_runtime
 from bundles import (
@@ -175,6 +177,70 @@ def test_rows_are_taken_and_states_joined_without_moving_them_unless_they_come_a
     joined = opened.join([state, taken, state])
     assert len(set(joined.memories.each)) == 10
     assert_close(opened.step(1, joined)[1], expected(given)[1][[0, 1, 2, 3, 3, 1, 0, 1, 2, 3]])
+
+
+def check_free(opened: NativeStages, living: Sequence[stages.State]) -> None:
+    """Rooms are free, once each, if no living state uses them."""
+    used = {address for state in living for address in state.memories.each.tolist()}
+    assert sorted(opened._rooms.free) == sorted(opened._rooms._arrays.keys() - used)
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_whatever_is_taken_joined_and_dropped_what_nobody_uses_is_free_and_nothing_else(
+    opened: NativeStages, data: st.DataObject
+) -> None:
+    living = [opened.start(network_input(2))]
+    for _ in range(data.draw(st.integers(1, 8))):
+        one = data.draw(st.sampled_from(range(len(living))))
+        what = data.draw(st.sampled_from(["start", "take", "join", "drop"]))
+        if what == "start":
+            living.append(opened.start(network_input(data.draw(st.integers(0, 3)))))
+        elif what == "take" and living[one].samples:
+            rows = data.draw(st.lists(st.integers(0, living[one].samples - 1), max_size=4))
+            living.append(opened.take(living[one], np.array(rows)))
+            assert living[-1].samples == len(rows)
+        elif what == "join":
+            living.append(opened.join([living[one], living[-1]]))
+        elif len(living) > 1:
+            del living[one]
+        check_free(opened, living)
+
+
+def test_an_interrupt_before_rooms_are_counted_frees_nobody_elses(
+    opened: NativeStages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = network_input(2)
+    state, _ = opened.step(0, opened.start(given))
+
+    def interrupt(addresses: int, count: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(opened._library, "hold", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opened.take(state, np.array([0, 1]))
+    check_free(opened, [state])
+    assert_close(opened.step(1, state)[1], expected(given)[1])
+
+
+def test_a_batch_too_large_for_memory_gives_back_what_it_had_got(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_stages(bundle)
+    zeros, made = stages._zeros, 0
+
+    def two(words: int) -> stages.Floats:
+        nonlocal made
+        made += 1
+        if made > 2:
+            raise MemoryError
+        return zeros(words)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "_zeros", two)
+        with pytest.raises(MemoryError):
+            opened.start(network_input(3))
+    assert len(opened._rooms.free) == 2
+    assert_close(run_all(opened, network_input(2)), expected(network_input(2)))
 
 
 def test_a_process_that_forks_goes_on_in_both(bundle: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def run(
     Thresholds come from the calibration alone, never from test images.
     """
     from offramp.cli.opening import DataOptions, check_holdout, open_data
-    from offramp.cli.reporting import Report, check_deadlines, show
+    from offramp.cli.reporting import Report, check, show
     from offramp.cli.running import open_model
     from offramp.cli.show import remark
 
@@ -87,7 +87,7 @@ def run(
         check_holdout(classifier, source, unseen)
         if not unseen:
             remark("budgets are solved from these very images, and so look a little better than they are")
-    check_deadlines(classifier, source, deadline_ms or [], split.value)
+    check(classifier, source.split(split.value), budget or [], deadline_ms or [], ten_crop=ten_crop)
     report = Report.make(classifier, source, budget, deadline_ms or [], split=split.value, ten_crop=ten_crop)
     points = report.paper_sweep() if sweep else None
     show(report, points, csv=csv, page=page, as_json=json)

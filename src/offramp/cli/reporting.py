@@ -7,7 +7,7 @@ from typing import Any
 
 from offramp.classifier import Classifier
 from offramp.cli.show import counting, remark, say_json, say_table
-from offramp.data.source import Source, SplitName
+from offramp.data.source import Samples, Source, SplitName
 from offramp.decide.accuracy import ExitAccuracy
 from offramp.decide.paper import SweepPoint, paper_sweep
 from offramp.report.evaluation import (
@@ -50,21 +50,17 @@ class Report:
         split: SplitName = "test",
         ten_crop: bool = False,
     ) -> "Report":
-        """Evaluate on a split; what cannot be done is refused before anything long starts, but for deadlines.
+        """Evaluate on a split; :func:`check` tells beforehand what cannot be done.
 
         Args:
             classifier: what to evaluate.
             source: data of the model's classes.
             budgets: to run; None means three between the first and the last exit's cost.
-            deadlines_ms: to run, one image a call; see :func:`check_deadlines`.
+            deadlines_ms: to run, one image a call.
             split: to evaluate on.
             ten_crop: whether to run ten crops of each image too.
         """
         test = source.split(split)
-        if ten_crop:
-            check_ten_crops(classifier, test)
-        for wanted in budgets or []:
-            classifier.plan(wanted, len(test))
         with counting("evaluating", len(test)) as done:
             evaluation = evaluate(classifier, source, split, done)
         crops = None
@@ -95,14 +91,21 @@ class Report:
         )
 
 
-def check_deadlines(classifier: Classifier, source: Source, deadlines_ms: list[float], split: SplitName) -> None:
-    """Refuse what this machine cannot keep now, with one image of the split.
+def check(
+    classifier: Classifier, test: Samples, budgets: list[str], deadlines_ms: list[float], *, ten_crop: bool
+) -> None:
+    """Refuse what this machine cannot do now, before anything long starts.
 
     Raises:
-        BudgetError: a deadline is too short for exit 0.
+        ConfigError: ten crops of images that cannot be cropped so.
+        BudgetError: a budget that cannot be kept, or a deadline too short for exit 0.
     """
+    if ten_crop:
+        check_ten_crops(classifier, test)
+    for budget in budgets:
+        classifier.plan(budget, len(test))
     for deadline in deadlines_ms:
-        classifier.predict(next(source.split(split).batches(1)), deadline_ms=deadline)
+        classifier.predict(next(test.batches(1)), deadline_ms=deadline)
 
 
 def show(report: Report, sweep: list[SweepPoint] | None, *, csv: Path | None, page: Path | None, as_json: bool) -> None:

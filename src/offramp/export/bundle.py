@@ -19,7 +19,7 @@ from offramp_runtime.latency_table import LatencyTable
 from offramp_runtime.loading import KINDS, load
 from offramp_runtime.machine import version_of
 from offramp_runtime.model import MEASURING_S
-from offramp_runtime.precision import Precision
+from offramp_runtime.precision import Precision, check_precision
 
 GraphFacts = Mapping[str, Any]
 """Of a stage: ``stage`` and ``direct``, names of files, and ``reads`` and ``gives``, lists of tensors."""
@@ -67,6 +67,7 @@ def export(
             f"threads={threads}: only for a bundle that is measured, of {' or '.join(KINDS)}; leave it out"
         )
     chosen: Format = lookup("export format", kind, "export", "FORMATS")
+    check_precision(precision)
     if precision not in chosen.precisions:
         formats: dict[str, Format] = entries("export", "FORMATS")
         others = ", ".join(f"'{name}'" for name, one in sorted(formats.items()) if precision in one.precisions)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import mean, median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from offramp.decide.paper import SweepPoint
 from offramp.engine.collect import collect, scores
 from offramp.errors import BudgetError, ConfigError
 from offramp_runtime.budget import Flags, Outcome, Scores, simulate
+from offramp_runtime.checks import check_deadline
 from offramp_runtime.costs import Costs
 from offramp_runtime.predictions import Predictions
 
@@ -55,10 +56,11 @@ class DeadlineReport:
     accuracy: float
     """Of all calls; a refused one is not right."""
     mean_exit: float | None
-    """Of calls that were answered; None where all were refused, as for the median."""
+    """Of calls that were answered; None where all were refused."""
     in_time: float
     """Share of calls whose last answer came before the deadline."""
     p50_ms: float | None
+    """Of calls that were answered; None where all were refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,11 @@ def run_deadline(
     """Classify the split image by image, each before the deadline.
 
     Where the machine is too slow for exit 0 at the moment, there is no answer: that is neither right nor in time.
+
+    Raises:
+        BudgetError: a deadline that is no time at all.
     """
+    check_deadline(deadline_ms)
     predictor = classifier.anytime()
     exits: list[int] = []
     took: list[float] = []
@@ -180,7 +186,7 @@ def run_deadline(
         if report is not None:
             report(place + 1)
     kept, calls = sum(ms <= deadline_ms for ms in took), len(split)
-    mean_exit, p50_ms = (mean(exits), median(took)) if exits else (None, None)
+    mean_exit, p50_ms = (fmean(exits), median(took)) if exits else (None, None)
     return DeadlineReport(deadline_ms, right / calls, mean_exit, kept / calls, p50_ms)
 
 

@@ -38,9 +38,9 @@ Floats: TypeAlias = NDArray[np.float32]
 
 
 class _Rooms:
-    """Room for one image each, counted in C: whatever is no pixel is zero and stays so.
+    """Room for one image each, where whatever is no pixel is zero and stays so; who uses which is counted in C.
 
-    No lock is needed here: a count is one atomic number, and so are appending to and popping from a deque.
+    No lock is needed: every count is one atomic number, and appending to and popping from a deque is atomic too.
     """
 
     def __init__(self, library: ctypes.CDLL, words: int) -> None:
@@ -52,16 +52,17 @@ class _Rooms:
 
     def take(self, count: int) -> "_Memories":
         """For so many samples."""
-        return self.share(np.array([self._one() for _ in range(count)], np.uintp))
+        taken: list[int] = []
+        try:
+            for _ in range(count):
+                taken.append(self._one())
+        except BaseException:  # among them MemoryError, after which fewer may be asked for
+            self.give_back(taken)
+            raise
+        return _Memories(self, np.array(taken, np.uintp))
 
-    def share(self, addresses: NDArray[np.uintp]) -> "_Memories":
-        """Those that are taken or used by somebody already, none twice, for one more who uses them."""
-        memories = _Memories(self, addresses)
-        self.library.hold(memories.addresses, len(addresses))
-        return memories
-
-    def keep(self, unused: Sequence[int]) -> None:
-        """Those that nobody uses any more, as far as there are not enough."""
+    def give_back(self, unused: Sequence[int]) -> None:
+        """Rooms that nobody uses: about as many as :data:`_KEPT_BYTES` says are kept for the next."""
         for address in unused:
             if len(self.free) < self._kept:
                 self.free.append(address)
@@ -81,20 +82,24 @@ class _Rooms:
 
 
 class _Memories:
-    """Of some samples, none twice, as long as this object is there."""
+    """Of some samples: rooms that are in use, each as often as it occurs, as long as this object is there."""
 
-    __slots__ = ("addresses", "each", "ordered", "rooms", "sorted")
+    __slots__ = ("_held", "addresses", "each", "ordered", "rooms", "sorted")
 
     def __init__(self, rooms: _Rooms, each: NDArray[np.uintp]) -> None:
+        self._held = False
         self.rooms, self.each, self.sorted = rooms, each, np.sort(each)
         self.addresses, self.ordered = _address(each), _address(self.sorted)
+        rooms.library.hold(self.addresses, len(each))
+        self._held = True  # a signal may have raised before, and what is not counted must not be let go
 
     def __len__(self) -> int:
         return len(self.each)
 
     def __del__(self) -> None:
-        unused = self.rooms.library.let_go(self.addresses, len(self.each))
-        self.rooms.keep(self.each[:unused].tolist())
+        if self._held:
+            unused = self.rooms.library.let_go(self.addresses, len(self.each))
+            self.rooms.give_back(self.each[:unused].tolist())
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -190,7 +195,7 @@ class NativeStages:
                 f"rows {rows.min()} … {rows.max()} of a state of {state.samples}: take rows that are there"
             )
         self._check_own(state)
-        return State(state.done, self._distinct(state.memories.each[rows]))
+        return State(state.done, self._distinct(state.memories.each[rows.astype(np.intp, copy=False)]))
 
     def join(self, states: Sequence[State]) -> State:
         """The state of all samples of several states, one after the other.
@@ -243,7 +248,7 @@ class NativeStages:
 
     def _distinct(self, addresses: NDArray[np.uintp]) -> _Memories:
         """With copies of those that come again: two threads must not compute in one memory."""
-        memories = self._rooms.share(addresses)
+        memories = _Memories(self._rooms, addresses)
         if not (memories.sorted[1:] == memories.sorted[:-1]).any():
             return memories
         again = np.ones(len(addresses), np.bool_)
@@ -253,7 +258,7 @@ class NativeStages:
             self._library.copy(source, copy)
         distinct = addresses.copy()
         distinct[again] = copies.each
-        return self._rooms.share(distinct)
+        return _Memories(self._rooms, distinct)
 
     def _check_own(self, state: State) -> None:
         """Those of other networks are of other sizes, which C would not notice."""
