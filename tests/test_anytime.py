@@ -8,8 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from offramp.data.preprocess import Images, Preprocessing
 from offramp.decide.answers import RULES, answers
 from offramp.engine.anytime import AnytimePredictor
 from offramp.errors import BudgetError, ConfigError, DataError
@@ -147,6 +150,23 @@ def test_a_network_faster_than_measured_gets_as_deep_as_the_clock_allows() -> No
 def test_preparing_the_images_counts() -> None:
     assert exits_before(30.5, (10, 10, 10)) == [0, 1, 2]
     assert exits_before(30.5, (10, 10, 10), start_ms=5) == [0, 1]
+
+
+@pytest.mark.parametrize(("given_as", "exit"), [(PIXELS, 0), ([Image.fromarray(one[..., 0]) for one in PIXELS], 1)])
+def test_decoding_counts_where_the_pixels_were_decoded_already(
+    given_as: Images, exit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Timed((10, 10))
+    predictor = predictor_of(runtime)
+    decode = Preprocessing.decode
+
+    def slow(preprocessing: Preprocessing, images: Images) -> NDArray[np.uint8]:
+        runtime.clock.pass_ms(3)
+        return decode(preprocessing, images)
+
+    monkeypatch.setattr(Preprocessing, "decode", slow)
+    assert predictor.predict(given_as, 21).exit_index.tolist() == [exit] * 3
+    assert predictor.stage_clock(len(PIXELS)).allow_ms(0) == pytest.approx(13 if given_as is PIXELS else 10)
 
 
 def test_what_an_answer_took_is_remembered_for_the_next() -> None:
