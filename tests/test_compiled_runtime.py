@@ -1,6 +1,6 @@
 """Runtime ``compiled``; what really compiles is slow."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -196,14 +196,34 @@ def test_code_that_cannot_be_loaded_says_what_to_remove(tmp_path: Path, monkeypa
         open_runtime("compiled", subject_of(make_net()))
 
 
-@pytest.mark.parametrize("wrong", [0.01, float("nan")])
-def test_code_that_computes_something_else_is_refused(wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, example = nn.Identity(), torch.ones(2, 3)
-    monkeypatch.setattr(compiling, "_load", lambda _path: lambda part: part + wrong)
-    with pytest.raises(ConfigError, match=r"compiles this network wrongly here .*; take another runtime"):
-        compiling._check(module, [example], Path("graph.pt2"))
-    monkeypatch.setattr(compiling, "_load", lambda _path: lambda part: part * (1 + 1e-6))
-    compiling._check(module, [example], Path("graph.pt2"))
+@pytest.mark.parametrize("error", [0.01, float("nan")])
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_code_that_computes_something_else_is_made_with_less_prepared_or_refused(
+    wrong: int, error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFRAMP_CACHE", str(tmp_path))
+    frozen: list[object] = []
+
+    def make(module: nn.Module, example: Sequence[Tensor], path: Path, options: Mapping[str, object]) -> None:
+        frozen.append(options["freezing"])
+        path.write_text(str(len(frozen)))
+
+    def load(path: Path) -> Callable[[Tensor], Tensor]:
+        off = error if int(path.read_text()) <= wrong else 1e-6
+        return lambda part: part + off
+
+    monkeypatch.setattr(compiling, "_make", make)
+    monkeypatch.setattr(compiling, "_load", load)
+    example = torch.ones(2, 3)
+    if wrong == 2:
+        with pytest.raises(ConfigError, match="compiles this network wrongly here; take another runtime"):
+            compiling.compile_ahead(nn.Identity(), [example], {}, threads=1)
+        assert not list(tmp_path.rglob("graph.pt2"))
+        return
+    compiling.compile_ahead(nn.Identity(), [example], {}, threads=1)
+    assert frozen == [True, False][: wrong + 1]
+    compiling.compile_ahead(nn.Identity(), [example], {}, threads=1)  # known by now
+    assert len(frozen) == wrong + 1
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
