@@ -157,8 +157,8 @@ class Classifier:
         Args:
             images: paths, PIL images or a uint8 array (N, H, W, C).
             budget: mean cost per image: a number in ``costs.unit``, or text such as ``"30MMAC"`` or ``"2ms"``.
-            deadline_ms: of this one call, from decoded pixels to answers. The first call with a new number of images
-                measures the stages before the clock starts.
+            deadline_ms: of this one call, from decoded pixels to answers; an array's are decoded when it is given. The first
+                call with a new number of images measures the stages before the clock starts.
             exit: answer everything at this exit, going straight to it.
             plan: a solved plan, or the file of one.
             report: told how many images are answered after each batch (not under a deadline).
